@@ -1,0 +1,203 @@
+"""The one door through which every kernel is called: observers, threads, the status word.
+
+A kernel with enough work runs its parallel driver on Numba's pool; the partition is fixed by the shapes, so the result
+is the same, bit for bit, for any number of threads.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from tinygrad_bn.core.device import Device
+from tinygrad_bn.errors import ArgumentError, IndexRangeError, wrong
+from tinygrad_bn.kernels.spec import Kernel
+
+
+class Observer(Protocol):
+    """Something that wants to see kernels called: a recorder, a profiler."""
+
+    def __call__(self, kernel: Kernel, arguments: tuple[Any, ...], run: Callable[[], None]) -> None:
+        """Run the kernel, now or later, and note what it wants to note."""
+
+
+observers: list[Observer] = []
+
+
+def launch(kernel: Kernel, *arguments: Any) -> None:
+    """Run a kernel on its arguments: on the pool where its work suggests it, else on the calling thread."""
+    if observers:
+        observers[-1](kernel, arguments, lambda: run(kernel, arguments))
+    elif kernel.work is not None and pool.threads > 1 and kernel.work(*arguments) >= kernel.grain:
+        _run_on_pool(kernel, arguments)
+    else:
+        kernel.serial(*arguments)
+
+
+def run(kernel: Kernel, arguments: tuple[Any, ...]) -> None:
+    """Run a kernel unobserved: what an observer calls."""
+    if kernel.work is not None and pool.threads > 1 and kernel.work(*arguments) >= kernel.grain:
+        _run_on_pool(kernel, arguments)
+    else:
+        kernel.serial(*arguments)
+
+
+def _run_on_pool(kernel: Kernel, arguments: tuple[Any, ...]) -> None:
+    pool.enter()
+    if pool.threads > 1 and kernel.parallel is not None:
+        kernel.parallel(*arguments)
+    else:
+        kernel.serial(*arguments)
+
+
+def launch_checked(device: Device, op: str, kernel: Kernel, *arguments: Any) -> None:
+    """Run a kernel that reports bad values, and raise what it reports.
+
+    Raises
+    ------
+    IndexRangeError
+        With the op's name and the kernel's message.
+    """
+    status = device.status
+    launch(kernel, *arguments, status)
+    if status[0]:
+        position, value, limit = (int(v) for v in status[1:])
+        status[:] = 0
+        raise IndexRangeError(f"{op}: " + kernel.spec.status.format(position=position, value=value, limit=limit))
+
+
+class ThreadPool:
+    """Numba's pool under the layers that survive what people do with threads: ``omp``, else ``tbb``, else none.
+
+    Attributes
+    ----------
+    threads : int
+        How many threads a parallel kernel uses from now on.
+    layer : str
+        ``omp``, ``tbb``, ``serial``; or ``not started``.
+    """
+
+    def __init__(self) -> None:
+        self.threads = _available()
+        self.limit = self.threads
+        self.layer = "not started"
+        self._forked = False
+
+    def enter(self) -> None:
+        """Make the calling thread's parallel kernels use ``threads`` threads, starting the layer if need be."""
+        if self.layer == "not started":
+            self._start()
+        if self.layer != "serial":
+            import numba
+
+            if numba.get_num_threads() != self.threads:
+                numba.set_num_threads(self.threads)
+
+    def _start(self) -> None:
+        import numba
+
+        self.layer = _choose_layer()
+        if self.layer == "serial":
+            self.threads = self.limit = 1
+            return
+        self.limit = numba.config.NUMBA_NUM_THREADS
+        self.threads = min(self.threads, self.limit)
+
+    def after_fork(self) -> None:
+        """In a forked child: a team of threads started here would be killed, so run serially."""
+        self._forked = True
+        self.threads = 1
+        self.layer = "serial"
+
+
+def _available() -> int:
+    wanted = os.environ.get("NUMBA_NUM_THREADS", "")
+    if wanted.isdigit() and int(wanted) > 0:
+        return int(wanted)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def _choose_layer() -> str:
+    import numba
+
+    try:
+        running = numba.threading_layer()
+    except ValueError:
+        running = ""
+    if running in ("omp", "tbb"):
+        return str(running)
+    if not running:
+        for name in ("omp", "tbb"):
+            with _short_spin():
+                found = _importable(f"numba.np.ufunc.{name}pool")
+            if found:
+                numba.config.THREADING_LAYER = name
+                return name
+    warnings.warn(
+        f"tinygrad_bn runs on one thread: Numba's threading layer is {running or 'none of omp, tbb'}.\n"
+        "Hint: install libgomp (a package of the system) or tbb (pip install tbb).",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return "serial"
+
+
+@contextmanager
+def _short_spin() -> Iterator[None]:
+    """Let OpenMP's threads spin for about 250 µs at a barrier, then sleep, unless the user has said how they wait.
+
+    libgomp reads the variable as it is loaded. Its default is to spin for milliseconds: on a machine with other work,
+    a thread whose partner has lost its core then burns its own until the next tick, 4-8 ms a region, where one that
+    sleeps lets the partner run. Between the kernels of a step the gaps are far shorter.
+    """
+    name = "GOMP_SPINCOUNT"
+    if name in os.environ or "OMP_WAIT_POLICY" in os.environ:
+        yield
+        return
+    os.environ[name] = "5000"
+    try:
+        yield
+    finally:
+        del os.environ[name]
+
+
+def _importable(module: str) -> bool:
+    import importlib
+
+    try:
+        importlib.import_module(module)
+    except ImportError:
+        return False
+    return True
+
+
+pool = ThreadPool()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=pool.after_fork)
+
+
+def set_num_threads(n: int) -> None:
+    """Set how many threads parallel kernels use, from the next launch on, whichever thread makes it.
+
+    Parameters
+    ----------
+    n : int
+        From 1 to the number of processors (or ``NUMBA_NUM_THREADS``).
+
+    Raises
+    ------
+    ArgumentError
+        If it is out of range.
+    """
+    if not isinstance(n, int) or isinstance(n, bool) or not 1 <= n <= pool.limit:
+        raise ArgumentError(wrong("set_num_threads", "n", f"an int from 1 to {pool.limit}", repr(n)))
+    if pool.layer != "serial":
+        pool.threads = n
+
+
+def get_num_threads() -> int:
+    """Return how many threads parallel kernels use."""
+    return pool.threads

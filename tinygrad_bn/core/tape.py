@@ -1,0 +1,234 @@
+"""The tape: what is recorded of each operation, and the modes that switch recording.
+
+Every recorded operation leaves a Node that knows the nodes of its inputs and states its backward rule. Rules take and
+return tensors; what they compute is itself recorded under ``create_graph=True``. ``core.backward`` runs them.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ContextDecorator
+from itertools import count
+from typing import Any, ClassVar
+
+from tinygrad_bn.core.tensor import Tensor
+from tinygrad_bn.errors import GraphFreedError, SavedTensorError
+
+Gradients = Sequence[Tensor | None]
+Hook = Callable[[Tensor], Tensor | None]
+_sequence = count(1).__next__
+
+
+class _Mode(threading.local):
+    """State of the calling thread."""
+
+    grad = True
+
+
+mode = _Mode()
+
+
+class Node:
+    """One recorded operation. A subclass states the backward rule.
+
+    Attributes
+    ----------
+    sequence : int
+        Position on the tape.
+    inputs : tuple of Node or None
+        Where the gradients that ``backward`` returns go; None where none is wanted.
+    saved : tuple of Tensor, or None once released
+    constants : tuple
+        What else the rule needs: axes, shapes, numbers.
+    """
+
+    __slots__ = ("__weakref__", "constants", "hooks", "inputs", "output", "saved", "sequence", "versions")
+    is_leaf: ClassVar[bool] = False
+    outputs: ClassVar[int] = 1  # 2 stands for several, 0 for one of them
+
+    def __init__(self, inputs: tuple[Tensor, ...], saved: tuple[Tensor, ...], constants: tuple[Any, ...] = ()) -> None:
+        self.sequence = _sequence()
+        self.inputs: tuple[Node | None, ...] = tuple([t.node for t in inputs])
+        self.saved: tuple[Tensor, ...] | None = saved
+        self.versions = [0 if t.storage is None else t.storage.version for t in saved]
+        self.constants = constants
+        self.hooks: list[Hook] | None = None
+        self.output: Tensor | None = None
+
+    def backward(self, gy: Tensor) -> Gradients:
+        """Return the gradient of each input, given the output's."""
+        raise NotImplementedError  # abstract: every recorded operation states its rule
+
+    def unpack(self) -> tuple[Tensor, ...]:
+        """Return the saved tensors.
+
+        Raises
+        ------
+        GraphFreedError
+            If an earlier backward released them.
+        SavedTensorError
+            If one was changed in place since.
+        """
+        saved = self.saved
+        if saved is None:
+            raise self.freed()
+        for tensor, version in zip(saved, self.versions):
+            if tensor.storage is not None and tensor.storage.version != version:
+                raise self.changed(tensor, version)
+        return saved
+
+    def save_output(self, out: Tensor) -> None:
+        """Save the output itself, without the reference cycle that saving the tensor would make."""
+        twin = out.alias()
+        self.output = twin
+        self.versions.append(twin.version)
+
+    def unpack_output(self) -> Tensor:
+        """Return the saved output, joined to this node where the backward pass is being recorded."""
+        twin = self.output
+        if twin is None:
+            raise self.freed()
+        if twin.version != self.versions[-1]:
+            raise self.changed(twin, self.versions[-1])
+        if not mode.grad:
+            return twin
+        joined = twin.alias()
+        joined.node = self
+        return joined
+
+    def name(self) -> str:
+        """The operation's name, for messages."""
+        return type(self).__name__
+
+    def freed(self) -> GraphFreedError:
+        return GraphFreedError(
+            f"{self.name()}: the tensors saved for backward were released by an earlier backward.\n"
+            "Hint: pass retain_graph=True to the first backward if the graph is to be used again."
+        )
+
+    def changed(self, tensor: Tensor, version: int) -> SavedTensorError:
+        return SavedTensorError(
+            f"{self.name()}: a tensor of shape {tensor.shape} that backward needs was changed in place after it had "
+            f"been saved: version {version} was saved, it is at version {tensor.version}.\n"
+            "Hint: change a clone() instead."
+        )
+
+    def __repr__(self) -> str:
+        return f"<{self.name()} {self.sequence}>"
+
+
+class Leaf(Node):
+    """The end of the graph at a tensor that requires grad: accumulates into its ``grad``."""
+
+    __slots__ = ("tensor",)
+    is_leaf = True
+
+    def __init__(self, tensor: Tensor) -> None:
+        super().__init__((), ())
+        self.tensor = weakref.ref(tensor)
+
+
+class Part(Node):
+    """One output of an operation with several differentiable outputs."""
+
+    __slots__ = ("index", "whole")
+    outputs = 0
+
+    def __init__(self, whole: MultiNode, index: int) -> None:
+        super().__init__((), ())
+        self.inputs = (whole,)
+        self.whole = whole
+        self.index = index
+
+
+class MultiNode(Node):
+    """An operation with several differentiable outputs, their number first in ``constants``; the rule is
+    ``backward_all``."""
+
+    __slots__ = ()
+    outputs = 2
+
+    def backward_all(self, *gradients: Tensor | None) -> Gradients:
+        """Return the gradient of each input, given those of the outputs, None where there is none."""
+        raise NotImplementedError  # abstract: every recorded operation states its rule
+
+    def attach(self, outputs: Iterable[Tensor]) -> None:
+        """Make the outputs parts of this operation."""
+        for i, out in enumerate(outputs):
+            out.node = Part(self, i)
+
+
+def record(
+    kind: type[Node],
+    out: Tensor,
+    inputs: tuple[Tensor, ...],
+    saved: tuple[Tensor, ...] = (),
+    constants: tuple[Any, ...] = (),
+    save_output: bool = False,
+) -> Tensor:
+    """Put an operation on the tape if one of its inputs requires grad, and return its output."""
+    if mode.grad:
+        for tensor in inputs:
+            if tensor.node is not None:
+                if tensor.view_version >= 0 and tensor.view_version != tensor.version:
+                    raise _stale_view(kind, tensor)
+                out.node = node = kind(inputs, saved, constants)
+                if save_output:
+                    node.save_output(out)
+                break
+    return out
+
+
+def _stale_view(kind: type[Node], tensor: Tensor) -> SavedTensorError:
+    return SavedTensorError(
+        f"{kind.__name__}: an input of shape {tensor.shape} is a view of memory that was changed in place after the "
+        "view had been taken; the tape would differentiate the old values.\nHint: take the view again."
+    )
+
+
+def recording(*inputs: Tensor) -> bool:
+    """Whether an operation on these inputs goes on the tape."""
+    if mode.grad:
+        for tensor in inputs:
+            if tensor.node is not None:
+                return True
+    return False
+
+
+# --------------------------------------------------------------------------------------------------------------- modes
+
+
+class set_grad_enabled(ContextDecorator):
+    """Context manager or decorator that switches recording on this thread on or off."""
+
+    def __init__(self, enabled: bool) -> None:
+        self.enabled = bool(enabled)
+        self._before: list[bool] = []
+
+    def __enter__(self) -> None:
+        self._before.append(mode.grad)
+        mode.grad = self.enabled
+
+    def __exit__(self, *exc: object) -> None:
+        mode.grad = self._before.pop()
+
+
+class no_grad(set_grad_enabled):
+    """Context manager or decorator under which nothing is recorded."""
+
+    def __init__(self) -> None:
+        super().__init__(False)
+
+
+class enable_grad(set_grad_enabled):
+    """Context manager or decorator under which operations are recorded, inside ``no_grad`` too."""
+
+    def __init__(self) -> None:
+        super().__init__(True)
+
+
+def is_grad_enabled() -> bool:
+    """Whether operations are recorded on this thread."""
+    return mode.grad

@@ -1,0 +1,103 @@
+"""What ``simd.py`` offers, on NumPy arrays: for runs with the JIT off. A vector is a short array; operators are
+NumPy's."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import numpy as np
+
+WIDTH = 64
+
+
+def _flat(a: Any) -> Any:
+    """The array as one axis, without a copy."""
+    flat = a.reshape(-1)
+    if flat.size and not np.shares_memory(flat, a):
+        raise ValueError("vector access needs a C-contiguous array")
+    return flat
+
+
+def _stretch(a: Any, i: int, n: int) -> Any:
+    flat = _flat(a)
+    if i < 0 or i + n > flat.size:
+        raise IndexError(f"vector access to elements {i} to {i + n} of {flat.size}")
+    return flat[i : i + n]
+
+
+def lanes(a: Any) -> int:
+    return WIDTH // int(a.itemsize)
+
+
+def load(a: Any, i: int) -> Any:
+    return _stretch(a, i, lanes(a)).copy()
+
+
+def load_first(a: Any, i: int, n: int) -> Any:
+    out = np.zeros(lanes(a), a.dtype)
+    n = min(n, out.size)
+    if n > 0:  # no lane asked for, none read
+        out[:n] = _stretch(a, i, n)
+    return out
+
+
+def store(a: Any, i: int, v: Any) -> None:
+    _stretch(a, i, lanes(a))[:] = v
+
+
+def store_first(a: Any, i: int, v: Any, n: int) -> None:
+    n = min(n, lanes(a))
+    _stretch(a, i, n)[:] = v[:n]
+
+
+def splat(x: Any) -> Any:
+    return np.full(WIDTH // np.asarray(x).itemsize, x)
+
+
+def zeros(a: Any) -> Any:
+    return np.zeros(lanes(a), a.dtype)
+
+
+def fma(x: Any, y: Any, z: Any) -> Any:
+    return x * y + z
+
+
+def sqrt(x: Any) -> Any:
+    return np.sqrt(x)
+
+
+def largest(x: Any, y: Any) -> Any:
+    return np.where(y > x, y, x)
+
+
+def where_positive(z: Any, v: Any) -> Any:
+    return np.where(np.isnan(z), z, np.where(z > 0, v, np.zeros_like(v)))
+
+
+def first(v: Any, n: int) -> Any:
+    return np.where(np.arange(v.size) < n, v, np.zeros_like(v))
+
+
+def lane(v: Any, i: int) -> Any:
+    return v[i]
+
+
+def unless_nan(x: Any, y: Any) -> Any:
+    return np.where(np.isnan(x), y, x)
+
+
+def total(v: Any) -> Any:
+    while v.size > 1:
+        n = v.size // 2
+        v = v[:n] + v[n:]
+    return v[0]
+
+
+def store_totals(a: Any, i: int, *vectors: Any) -> None:
+    _stretch(a, i, len(vectors))[:] = [total(v) for v in vectors]
+
+
+def array_at(address: int, n: int, like: Any) -> Any:
+    kind = ctypes.c_float if like.itemsize == 4 else ctypes.c_double
+    return np.ctypeslib.as_array((kind * int(n)).from_address(int(address)))

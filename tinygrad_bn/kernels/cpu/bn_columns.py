@@ -1,0 +1,130 @@
+"""Batch normalisation where a channel's values lie in a column: x (N, C), a register holds as many channels as it has
+lanes.
+
+The same arithmetic as in ``bn_rows``, lane by lane: a block is BLOCK rows of one register's channels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tinygrad_bn.kernels.cpu._jit import jit
+from tinygrad_bn.kernels.cpu.bn_rows import merge
+from tinygrad_bn.kernels.cpu.simd import fma, lane, largest, load_first, splat, store_first, where_positive, zeros
+
+BLOCK = 256
+
+
+@jit()
+def block_moments(x: Any, at: Any, step: Any, rows: Any, n: Any) -> Any:
+    """Mean m to working precision, Σ (x - m) and Σ (x - m)² of the first n lanes over rows ``step`` apart."""
+    k = load_first(x, at, n)
+    s0 = s1 = zeros(x)
+    i = at
+    for _ in range(rows // 2):
+        s0 = s0 + (load_first(x, i, n) - k)
+        s1 = s1 + (load_first(x, i + step, n) - k)
+        i += 2 * step
+    if rows % 2:
+        s0 = s0 + (load_first(x, i, n) - k)
+    m = k + (s0 + s1) / x.dtype.type(rows)
+    s0 = s1 = q0 = q1 = zeros(x)
+    i = at
+    for _ in range(rows // 2):
+        d = load_first(x, i, n) - m
+        s0 = s0 + d
+        q0 = fma(d, d, q0)
+        d = load_first(x, i + step, n) - m
+        s1 = s1 + d
+        q1 = fma(d, d, q1)
+        i += 2 * step
+    if rows % 2:
+        d = load_first(x, i, n) - m
+        s0 = s0 + d
+        q0 = fma(d, d, q0)
+    return m, s0 + s1, q0 + q1
+
+
+@jit()
+def columns_statistics(x: Any, channels: Any, c0: Any, n: Any, r0: Any, r1: Any, parts: Any, p: Any) -> None:
+    """(count, mean, M2) of the n channels of one register over rows r0 … r1."""
+    for c in range(c0, c0 + n):
+        parts[c, p, 0] = 0.0
+        parts[c, p, 1] = 0.0
+        parts[c, p, 2] = 0.0
+    for start in range(r0, r1, BLOCK):
+        rows = min(BLOCK, r1 - start)
+        m, s, q = block_moments(x, start * channels + c0, channels, rows, n)
+        for j in range(n):
+            shift = lane(s, j) / np.float64(rows)
+            merge(parts[c0 + j, p], np.float64(rows), lane(m, j) + shift, lane(q, j) - lane(s, j) * shift)
+
+
+@jit()
+def columns_apply(
+    x: Any, y: Any, channels: Any, c0: Any, n: Any, r0: Any, r1: Any,
+    h: Any, e: Any, gain: Any, beta: Any, act: Any,
+) -> None:  # fmt: skip
+    """y = act(((x - h) - e) gain + beta); h, e, gain and beta are registers."""
+    floor = splat(x.dtype.type(0.0 if act else -np.inf))
+    for r in range(r0, r1):
+        i = r * channels + c0
+        store_first(y, i, largest(fma((load_first(x, i, n) - h) - e, gain, beta), floor), n)
+
+
+@jit()
+def columns_sums(
+    gy: Any, x: Any, channels: Any, c0: Any, n: Any, r0: Any, r1: Any,
+    h: Any, e: Any, gain: Any, beta: Any, act: Any, parts: Any, p: Any,
+) -> None:  # fmt: skip
+    """parts[c, p] = (·, Σ g, Σ g d) of d = (x - h) - e, g = gy act'; h, e, gain and beta are registers."""
+    for c in range(c0, c0 + n):
+        parts[c, p, 1] = 0.0
+        parts[c, p, 2] = 0.0
+    for start in range(r0, r1, BLOCK):
+        p0 = p1 = q0 = q1 = zeros(x)
+        end = min(r1, start + BLOCK)
+        for r in range(start, end - 1, 2):
+            i = r * channels + c0
+            d = (load_first(x, i, n) - h) - e
+            g = load_first(gy, i, n)
+            if act:
+                g = where_positive(fma(d, gain, beta), g)
+            p0 = p0 + g
+            q0 = fma(g, d, q0)
+            i += channels
+            d = (load_first(x, i, n) - h) - e
+            g = load_first(gy, i, n)
+            if act:
+                g = where_positive(fma(d, gain, beta), g)
+            p1 = p1 + g
+            q1 = fma(g, d, q1)
+        if (end - start) % 2:
+            i = (end - 1) * channels + c0
+            d = (load_first(x, i, n) - h) - e
+            g = load_first(gy, i, n)
+            if act:
+                g = where_positive(fma(d, gain, beta), g)
+            p0 = p0 + g
+            q0 = fma(g, d, q0)
+        s, q = p0 + p1, q0 + q1
+        for j in range(n):
+            parts[c0 + j, p, 1] += lane(s, j)
+            parts[c0 + j, p, 2] += lane(q, j)
+
+
+@jit()
+def columns_gradient(
+    gy: Any, x: Any, gx: Any, channels: Any, c0: Any, n: Any, r0: Any, r1: Any,
+    h: Any, e: Any, gain: Any, beta: Any, act: Any, k1: Any, k2: Any,
+) -> None:  # fmt: skip
+    """gx = gain (g - k1 - d k2); what is not an array is a register."""
+    for r in range(r0, r1):
+        i = r * channels + c0
+        d = (load_first(x, i, n) - h) - e
+        g = load_first(gy, i, n)
+        if act:
+            g = where_positive(fma(d, gain, beta), g)
+        store_first(gx, i, gain * ((g - k1) - d * k2), n)

@@ -1,0 +1,213 @@
+"""Matrix products, batched: out_b = A_b B_b, where A or B may be given transposed.
+
+Products of network size run on micro-kernels that read the operands in place: no packing. The work is split by rows
+of the output (columns for ``linear``: rows of the weight), so each element is summed in one order for any number of
+threads. Edges shorter than a tile are covered by a tile that overlaps the one before, which writes the same numbers
+again. Large products go to SciPy's BLAS, one thread in each part of ours.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import prange
+
+from tinygrad_bn.kernels.cpu._jit import jit, parallel
+from tinygrad_bn.kernels.cpu.blas import PART, blas_rows
+from tinygrad_bn.kernels.cpu.simd import lanes
+from tinygrad_bn.kernels.cpu.tiles import DOT_COLUMNS, DOT_ROWS, REGISTERS, ROWS, tiles
+
+_tiles = tiles()
+outer_full, outer_edge = _tiles.outer_full, _tiles.outer_edge
+outer_row, outer_row_edge = _tiles.outer_row, _tiles.outer_row_edge
+dot_full, dot_row = _tiles.dot_full, _tiles.dot_row
+
+GRAIN = 400_000  # multiply-adds from which two threads pay
+
+
+@jit()
+def outer_rows(
+    a: Any, pa: Any, row_step: Any, k_step: Any, b: Any, pb: Any, c: Any, pc: Any, rows: Any, n: Any, k: Any
+) -> None:
+    """``rows`` rows of C, all n columns."""
+    width = lanes(b)
+    tile = REGISTERS * width
+    j = 0
+    while j < n:
+        full = j + tile <= n
+        step = tile if full else width
+        left = n - j
+        i = 0
+        while i < rows:
+            if rows >= ROWS:
+                i = min(i, rows - ROWS)
+                if full:
+                    outer_full(a, pa + i * row_step, row_step, k_step, b, pb + j, n, c, pc + i * n + j, n, k, left)
+                else:
+                    outer_edge(a, pa + i * row_step, row_step, k_step, b, pb + j, n, c, pc + i * n + j, n, k, left)
+                i += ROWS
+            else:
+                if full:
+                    outer_row(a, pa + i * row_step, row_step, k_step, b, pb + j, n, c, pc + i * n + j, n, k, left)
+                else:
+                    outer_row_edge(a, pa + i * row_step, row_step, k_step, b, pb + j, n, c, pc + i * n + j, n, k, left)
+                i += 1
+        j += step
+
+
+@jit()
+def dot_columns(
+    a: Any, pa: Any, b: Any, pb: Any, bias: Any, c: Any, pc: Any, m: Any, n: Any, k: Any, first: Any, last: Any
+) -> None:
+    """Columns first … last of C = A Bᵀ + bias, all m rows."""
+    j = first
+    while j < last:
+        if last - first >= DOT_COLUMNS:
+            j = min(j, last - DOT_COLUMNS)
+            i = 0
+            while i < m:
+                if m >= DOT_ROWS:
+                    i = min(i, m - DOT_ROWS)
+                    dot_full(a, pa + i * k, k, b, pb + j * k, k, bias, j, c, pc + i * n + j, n, k)
+                    i += DOT_ROWS
+                else:
+                    dot_row(a, pa + i * k, k, b, pb + j * k, k, bias, j, c, pc + i * n + j, n, k)
+                    i += 1
+            j += DOT_COLUMNS
+        else:
+            for i in range(m):
+                total = bias[j] if bias.size else a.dtype.type(0)
+                for q in range(k):
+                    total += a[pa + i * k + q] * b[pb + j * k + q]
+                c[pc + i * n + j] = total
+            j += 1
+
+
+@jit()
+def parts(extent: Any, grain: Any) -> Any:
+    """How many parts of ``grain`` an extent is cut into; the last takes what is over."""
+    return max(1, extent // grain)
+
+
+@jit()
+def large(m: Any, n: Any, k: Any) -> Any:
+    """Whether packing pays: beyond these sizes panels leave the second-level cache."""
+    return m * n * k >= 1 << 32 or (k > 4096 and m * n * k >= 1 << 27)
+
+
+@jit()
+def rows_of_part(m: Any) -> Any:
+    """Rows of the output in one part: few where there are few, else enough to use a panel of B often."""
+    return ROWS if m <= 16 * ROWS else 8 * ROWS
+
+
+@jit()
+def extents(out: Any) -> Any:
+    """(batch, M, N) of an output of two or three axes."""
+    return (out.size // (out.shape[-2] * out.shape[-1]), out.shape[-2], out.shape[-1])
+
+
+def _nn_work(a: Any, b: Any, out: Any) -> int:
+    return out.size * a.shape[-1]  # type: ignore[no-any-return]
+
+
+def _tn_work(a: Any, b: Any, out: Any) -> int:
+    return out.size * a.shape[-2]  # type: ignore[no-any-return]
+
+
+def _linear_work(x: Any, weight: Any, bias: Any, out: Any) -> int:
+    return out.size * x.shape[1]  # type: ignore[no-any-return]
+
+
+@parallel(work=_nn_work, grain=GRAIN)
+def matmul_nn(a: Any, b: Any, out: Any) -> None:
+    batch, m, n = extents(out)
+    k = a.shape[-1]
+    fa, fb, fc = a.reshape(-1), b.reshape(-1), out.reshape(-1)
+    step_a = m * k if fa.size > m * k else 0
+    step_b = k * n if fb.size > k * n else 0
+    if large(m, n, k):
+        cuts = -(-m // PART)
+        for block in prange(batch * cuts):
+            z, lo = block // cuts, block % cuts * PART
+            left, right = fa[z * step_a :], fb[z * step_b :]
+            blas_rows(left, right, fc[z * m * n :], m, n, k, lo, min(m, lo + PART), False, False)
+    else:
+        height = rows_of_part(m)
+        blocks = parts(m, height)
+        for block in prange(batch * blocks):
+            z, i = block // blocks, block % blocks * height
+            rows = height if block % blocks < blocks - 1 else m - i
+            outer_rows(fa, z * step_a + i * k, k, 1, fb, z * step_b, fc, (z * m + i) * n, rows, n, k)
+
+
+@parallel(work=_tn_work, grain=GRAIN)
+def matmul_tn(a: Any, b: Any, out: Any) -> None:
+    batch, m, n = extents(out)
+    k = a.shape[-2]
+    fa, fb, fc = a.reshape(-1), b.reshape(-1), out.reshape(-1)
+    step_a = m * k if fa.size > m * k else 0
+    step_b = k * n if fb.size > k * n else 0
+    if large(m, n, k):
+        cuts = -(-m // PART)
+        for block in prange(batch * cuts):
+            z, lo = block // cuts, block % cuts * PART
+            left, right = fa[z * step_a :], fb[z * step_b :]
+            blas_rows(left, right, fc[z * m * n :], m, n, k, lo, min(m, lo + PART), True, False)
+    else:
+        height = rows_of_part(m)
+        blocks = parts(m, height)
+        for block in prange(batch * blocks):
+            z, i = block // blocks, block % blocks * height
+            rows = height if block % blocks < blocks - 1 else m - i
+            outer_rows(fa, z * step_a + i, 1, m, fb, z * step_b, fc, (z * m + i) * n, rows, n, k)
+
+
+@parallel(work=_nn_work, grain=GRAIN)
+def matmul_nt(a: Any, b: Any, out: Any) -> None:
+    batch, m, n = extents(out)
+    k = a.shape[-1]
+    fa, fb, fc = a.reshape(-1), b.reshape(-1), out.reshape(-1)
+    step_a = m * k if fa.size > m * k else 0
+    step_b = k * n if fb.size > k * n else 0
+    if large(m, n, k):
+        cuts = -(-m // PART)
+        for block in prange(batch * cuts):
+            z, lo = block // cuts, block % cuts * PART
+            left, right = fa[z * step_a :], fb[z * step_b :]
+            blas_rows(left, right, fc[z * m * n :], m, n, k, lo, min(m, lo + PART), False, True)
+    else:
+        blocks = parts(n, 2 * DOT_COLUMNS)
+        none = fa[:0]
+        for block in prange(batch * blocks):
+            z, first = block // blocks, block % blocks * 2 * DOT_COLUMNS
+            last = first + 2 * DOT_COLUMNS if block % blocks < blocks - 1 else n
+            dot_columns(fa, z * step_a, fb, z * step_b, none, fc, z * m * n, m, n, k, first, last)
+
+
+@parallel(work=_linear_work, grain=GRAIN)
+def linear(x: Any, weight: Any, bias: Any, out: Any) -> None:
+    m, n = out.shape
+    k = x.shape[1]
+    fx, fw, fc = x.reshape(-1), weight.reshape(-1), out.reshape(-1)
+    if large(m, n, k):
+        for block in prange(-(-m // PART)):
+            lo = block * PART
+            hi = min(m, lo + PART)
+            blas_rows(fx, fw, fc, m, n, k, lo, hi, False, True)
+            if bias.size:
+                add_bias(out[lo:hi], bias)
+    else:
+        blocks = parts(n, 2 * DOT_COLUMNS)
+        for block in prange(blocks):
+            first = block * 2 * DOT_COLUMNS
+            last = first + 2 * DOT_COLUMNS if block < blocks - 1 else n
+            dot_columns(fx, 0, fw, 0, bias, fc, 0, m, n, k, first, last)
+
+
+@jit()
+def add_bias(rows: Any, bias: Any) -> None:
+    for i in range(rows.shape[0]):
+        row = rows[i]
+        for j in range(bias.size):
+            row[j] += bias[j]

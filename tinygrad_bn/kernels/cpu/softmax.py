@@ -1,0 +1,201 @@
+"""Softmax and its relatives over the middle axis of (A, R, B); cross-entropy over (A, C, B) with classes in the middle.
+
+    softmax      y_r = e^(x_r - m) / Σ e^(x - m),  m = max x
+    logsumexp    y = m + ln Σ e^(x - m)
+    log_softmax  y_r = x_r - logsumexp(x)
+
+A block is one row (a, ·, b); rows with B = 1 lie side by side in memory and vectorise.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import prange
+
+from tinygrad_bn.kernels.cpu import math
+from tinygrad_bn.kernels.cpu._jit import REDUCE, jit, parallel
+from tinygrad_bn.kernels.cpu.reduction import block_sum
+
+GRAIN = 1 << 14
+
+
+def _elements(x: Any, *rest: Any) -> int:
+    return x.size  # type: ignore[no-any-return]
+
+
+@jit(fastmath=REDUCE)
+def row_max(x: Any) -> Any:
+    """The largest element; a NaN may be passed over, it shows in the sum."""
+    best = x[0]
+    for i in range(1, x.size):
+        best = max(best, x[i])
+    return best
+
+
+@jit(fastmath=REDUCE)
+def sum_exp(x: Any, shift: Any) -> Any:
+    """Σ e^(x - shift) in the row's own type."""
+    total = x.dtype.type(0)
+    for i in range(x.size):
+        total += math.exp(x[i] - shift)
+    return total
+
+
+@jit(fastmath=REDUCE)
+def dot(x: Any, y: Any) -> Any:
+    total = x.dtype.type(0)
+    for i in range(x.size):
+        total += x[i] * y[i]
+    return total
+
+
+@jit()
+def shift_of(x: Any) -> Any:
+    """The largest element, or 0 where that is infinite or NaN: what keeps e^(x - shift) meaningful."""
+    m = row_max(x)
+    return m if abs(m) < np.inf else x.dtype.type(0)
+
+
+@jit()
+def log_sum_exp(x: Any) -> Any:
+    shift = shift_of(x)
+    return shift + math.log(sum_exp(x, shift))
+
+
+@jit()
+def softmax_row(x: Any, out: Any) -> None:
+    shift = shift_of(x)
+    scale = x.dtype.type(1) / sum_exp(x, shift)
+    for i in range(x.size):
+        out[i] = math.exp(x[i] - shift) * scale
+
+
+@jit()
+def log_softmax_row(x: Any, out: Any) -> None:
+    lse = log_sum_exp(x)
+    for i in range(x.size):
+        out[i] = x[i] - lse
+
+
+@jit()
+def softmax_backward_row(gy: Any, y: Any, out: Any) -> None:
+    s = dot(gy, y)
+    for i in range(y.size):
+        out[i] = y[i] * (gy[i] - s)
+
+
+@jit()
+def log_softmax_backward_row(gy: Any, y: Any, out: Any) -> None:
+    s = block_sum(gy)
+    for i in range(y.size):
+        out[i] = gy[i] - math.exp(y[i]) * s
+
+
+@parallel(work=_elements, grain=GRAIN)
+def softmax(x: Any, out: Any) -> None:
+    a, r, b = x.shape
+    if b == 1:
+        rows, outs = x.reshape(a, r), out.reshape(a, r)
+        for i in prange(a):
+            softmax_row(rows[i], outs[i])
+    else:
+        for i in prange(a * b):
+            softmax_row(x[i // b, :, i % b], out[i // b, :, i % b])
+
+
+@parallel(work=_elements, grain=GRAIN)
+def log_softmax(x: Any, out: Any) -> None:
+    a, r, b = x.shape
+    if b == 1:
+        rows, outs = x.reshape(a, r), out.reshape(a, r)
+        for i in prange(a):
+            log_softmax_row(rows[i], outs[i])
+    else:
+        for i in prange(a * b):
+            log_softmax_row(x[i // b, :, i % b], out[i // b, :, i % b])
+
+
+@jit()
+def logsumexp(x: Any, out: Any) -> None:
+    a, r, b = x.shape
+    if b == 1:
+        rows = x.reshape(a, r)
+        for i in range(a):
+            out[i, 0] = log_sum_exp(rows[i])
+    else:
+        for i in range(a * b):
+            out[i // b, i % b] = log_sum_exp(x[i // b, :, i % b])
+
+
+@parallel(work=_elements, grain=GRAIN)
+def softmax_backward(gy: Any, y: Any, out: Any) -> None:
+    a, r, b = y.shape
+    if b == 1:
+        gys, ys, outs = gy.reshape(a, r), y.reshape(a, r), out.reshape(a, r)
+        for i in prange(a):
+            softmax_backward_row(gys[i], ys[i], outs[i])
+    else:
+        for i in prange(a * b):
+            softmax_backward_row(gy[i // b, :, i % b], y[i // b, :, i % b], out[i // b, :, i % b])
+
+
+@parallel(work=_elements, grain=GRAIN)
+def log_softmax_backward(gy: Any, y: Any, out: Any) -> None:
+    a, r, b = y.shape
+    if b == 1:
+        gys, ys, outs = gy.reshape(a, r), y.reshape(a, r), out.reshape(a, r)
+        for i in prange(a):
+            log_softmax_backward_row(gys[i], ys[i], outs[i])
+    else:
+        for i in prange(a * b):
+            log_softmax_backward_row(gy[i // b, :, i % b], y[i // b, :, i % b], out[i // b, :, i % b])
+
+
+@jit()
+def cross_entropy(
+    x: Any, target: Any, ignore_index: Any, reduction: Any, out: Any, lse: Any, scale: Any, status: Any
+) -> None:
+    a, c, b = x.shape
+    rows = x.reshape(a, c * b)
+    total = 0.0
+    counted = 0
+    for i in range(a):
+        for j in range(b):
+            top = log_sum_exp(rows[i]) if b == 1 else log_sum_exp(x[i, :, j])
+            lse[i, j] = top
+            t = target[i, j]
+            loss = x.dtype.type(0)
+            if t != ignore_index:
+                if 0 <= t < c:
+                    loss = top - x[i, t, j]
+                elif status[0] == 0:
+                    status[0] = 1
+                    status[1] = i * b + j
+                    status[2] = t
+                    status[3] = c - 1
+                counted += 1
+            total += loss
+            if reduction == 2:
+                out[i, j] = loss
+    scale[0] = 1.0 / counted if reduction == 0 else 1.0
+    if reduction != 2:
+        out[0, 0] = total / counted if reduction == 0 else total
+
+
+@jit()
+def cross_entropy_backward(gy: Any, x: Any, target: Any, lse: Any, scale: Any, ignore_index: Any, out: Any) -> None:
+    a, c, b = x.shape
+    for i in range(a):
+        for j in range(b):
+            t = target[i, j]
+            if t == ignore_index:
+                for k in range(c):
+                    out[i, k, j] = 0
+            else:
+                g = scale[0] * (gy[i, j] if gy.size > 1 else gy[0, 0])
+                top = lse[i, j]
+                for k in range(c):
+                    out[i, k, j] = g * math.exp(x[i, k, j] - top)
+                out[i, t, j] -= g

@@ -1,0 +1,120 @@
+"""Batch normalisation of an input seen as (N, C, L): statistics over N and L, one mean and variance a channel.
+
+    y  = act((x - mean) invstd weight + bias),  invstd = 1 / √(var + eps), var biased
+    gx = weight invstd (g - mean(g) - x̂ mean(g x̂)),  gweight = Σ g x̂,  gbias = Σ g,  g = gy act'(z)
+
+Ioffe & Szegedy 2015 (arXiv:1502.03167), Algorithm 1 and the gradients of section 3. ``weight`` and ``bias`` of size 0
+count as ones and zeros. The mean is handed on as two numbers of the input's dtype, hi + lo, so that a large mean
+costs no accuracy: the rows of ``statistics`` (4, C) are mean hi, mean lo, var and invstd. ``act`` is 0 for none, 1
+for ReLU. ``parts`` is scratch of shape (C, P, 3), float64: the sums of a channel may be taken in P parts of the
+batch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tinygrad_bn.kernels.spec import spec
+
+Array = np.ndarray[Any, Any]
+
+
+def _wide(a: Array) -> Array:
+    return a.astype(np.float64)[None, :, None]
+
+
+def _gain(weight: Array, like: Array) -> Array:
+    return _wide(weight) if weight.size else np.ones((1, like.size, 1))
+
+
+@spec(writes="y statistics", workspace="parts")
+def batch_norm_train(
+    x: Array, weight: Array, bias: Array, eps: float, act: int,
+    y: Array, statistics: Array, parts: Array,
+) -> None:  # fmt: skip
+    """Normalise by the batch's own statistics, in float64 throughout."""
+    with np.errstate(all="ignore"):
+        wide = x.astype(np.float64)
+        first = wide[:1, :, :1]
+        m = first[0, :, 0] + (wide - first).mean(axis=(0, 2))  # of a constant channel, exactly its value
+        v = ((wide - m[None, :, None]) ** 2).mean(axis=(0, 2))
+        statistics[0] = m
+        statistics[1] = np.where(np.isfinite(m), m - statistics[0].astype(np.float64), 0)
+        statistics[2] = v
+        statistics[3] = 1 / np.sqrt(v + eps)
+        z = (wide - m[None, :, None]) / np.sqrt(v + eps)[None, :, None] * _gain(weight, m)
+        z = z + (_wide(bias) if bias.size else 0)
+        y[...] = np.maximum(z, 0) if act else z
+
+
+@spec(writes="gx gweight gbias", workspace="parts")
+def batch_norm_backward(
+    gy: Array, x: Array, weight: Array, bias: Array, statistics: Array, act: int,
+    gx: Array, gweight: Array, gbias: Array, parts: Array,
+) -> None:  # fmt: skip
+    """The gradients of batch_norm_train, in float64 throughout."""
+    mean, mean_lo, _, invstd = statistics
+    with np.errstate(all="ignore"):
+        n = x.shape[0] * x.shape[2]
+        hat = (x.astype(np.float64) - _wide(mean) - _wide(mean_lo)) * _wide(invstd)
+        g = gy.astype(np.float64)
+        if act:
+            z = hat * _gain(weight, mean) + (_wide(bias) if bias.size else 0)
+            g = np.where(np.isnan(z), z, np.where(z > 0, g, 0))
+        gbias[:] = g.sum(axis=(0, 2))
+        gweight[:] = (g * hat).sum(axis=(0, 2))
+        inner = g - g.mean(axis=(0, 2), keepdims=True) - hat * (g * hat).sum(axis=(0, 2), keepdims=True) / n
+        gx[...] = _gain(weight, mean) * _wide(invstd) * inner
+
+
+@spec(writes="y")
+def batch_norm_eval(
+    x: Array, weight: Array, bias: Array, mean: Array, var: Array, eps: float, act: int, y: Array
+) -> None:
+    """Normalise by given statistics."""
+    with np.errstate(all="ignore"):
+        z = (x.astype(np.float64) - _wide(mean)) / np.sqrt(_wide(var) + eps) * _gain(weight, mean)
+        z = z + (_wide(bias) if bias.size else 0)
+        y[...] = np.maximum(z, 0) if act else z
+
+
+@spec(writes="gx gweight gbias", workspace="parts")
+def batch_norm_eval_backward(
+    gy: Array, x: Array, weight: Array, bias: Array, mean: Array, var: Array, eps: float, act: int,
+    gx: Array, gweight: Array, gbias: Array, parts: Array,
+) -> None:  # fmt: skip
+    """The gradients of batch_norm_eval: the statistics are constants."""
+    with np.errstate(all="ignore"):
+        invstd = 1 / np.sqrt(_wide(var) + eps)
+        hat = (x.astype(np.float64) - _wide(mean)) * invstd
+        g = gy.astype(np.float64)
+        if act:
+            z = hat * _gain(weight, mean) + (_wide(bias) if bias.size else 0)
+            g = np.where(np.isnan(z), z, np.where(z > 0, g, 0))
+        gbias[:] = g.sum(axis=(0, 2))
+        gweight[:] = (g * hat).sum(axis=(0, 2))
+        gx[...] = _gain(weight, mean) * invstd * g
+
+
+@spec(updates="running_mean running_var tracked skipped", writes="")
+def batch_norm_update(
+    mean: Array, var: Array, count: int, momentum: float, unbiased: bool,
+    running_mean: Array, running_var: Array, tracked: Array, skipped: Array,
+) -> None:  # fmt: skip
+    """Move the running statistics towards a batch's: running += momentum (batch - running).
+
+    ``tracked`` and ``skipped``, int64 of shape (1,), count batches. One with a statistic that is not finite is
+    skipped: nothing moves but that counter. momentum < 0 stands for the cumulative average, 1 / (batches tracked).
+    ``count`` values a channel went into the statistics: the running variance takes Bessel's factor count / (count -
+    1) if ``unbiased``.
+    """
+    if not (np.isfinite(mean).all() and np.isfinite(var).all()):
+        skipped[0] += 1
+        return
+    tracked[0] += 1
+    weight = momentum if momentum >= 0 else 1.0 / tracked[0]
+    factor = count / (count - 1) if unbiased and count > 1 else 1.0
+    running_mean += (weight * (mean.astype(np.float64) - running_mean)).astype(mean.dtype)
+    running_var += (weight * (var.astype(np.float64) * factor - running_var)).astype(var.dtype)

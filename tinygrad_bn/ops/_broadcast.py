@@ -1,0 +1,152 @@
+"""Bring the operands of an elementwise kernel into one of its two forms: flat, or four axes that broadcast.
+
+Operands of the same dense layout, whatever the order of their axes, are taken flat as they lie in memory, and so is the
+result: channels_last stays channels_last. Adjacent axes that broadcast alike are collapsed into one; what needs more
+than four axes then is expanded by a copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tinygrad_bn.core.dtype import DType
+from tinygrad_bn.core.launch import launch
+from tinygrad_bn.core.tensor import Array, Tensor, is_plain
+from tinygrad_bn.errors import ShapeError
+from tinygrad_bn.kernels.spec import Kernel
+from tinygrad_bn.ops._common import plain
+
+Shape = tuple[int, ...]
+
+
+def broadcast_shape(op: str, shapes: Sequence[Shape]) -> Shape:
+    """Return the shape to which all broadcast.
+
+    Raises
+    ------
+    ShapeError
+        If they do not.
+    """
+    first = shapes[0]
+    if all(s == first for s in shapes):
+        return first
+    ndim = max(len(s) for s in shapes)
+    out = [1] * ndim
+    for shape in shapes:
+        for i, extent in enumerate(shape, ndim - len(shape)):
+            if out[i] == 1:
+                out[i] = extent
+            elif extent not in (1, out[i]):
+                text = " and ".join(str(s) for s in shapes)
+                raise ShapeError(f"{op}: shapes must broadcast: axes equal or 1, counted from the last. Got {text}.")
+    return tuple(out)
+
+
+def run_elementwise(op: str, kernel: Kernel, operands: tuple[Tensor, ...], dtype: DType) -> Tensor:
+    """Launch an elementwise kernel on operands of any shapes and strides; return the result."""
+    first = operands[0]
+    array = first.array
+    if not first.contiguous_array or not array.size:
+        return _general(op, kernel, operands, dtype)
+    shape = array.shape
+    flat = [array.ravel()]
+    for x in operands[1:]:
+        other = x.array
+        if not x.contiguous_array or (other.shape != shape and other.shape != ()):
+            return _general(op, kernel, operands, dtype)
+        flat.append(other.ravel())
+    device = first.device
+    out = device.empty(shape, dtype)
+    launch(kernel, *flat, out.ravel())
+    return Tensor(out, dtype, device)
+
+
+def _general(op: str, kernel: Kernel, operands: Sequence[Tensor], dtype: DType) -> Tensor:
+    device = operands[0].device
+    shape = broadcast_shape(op, [x.array.shape for x in operands])
+    if 0 in shape:
+        return Tensor(device.empty(shape, dtype), dtype, device)
+    order = _common_order(operands, shape)
+    if order is not None:
+        out = device.empty(tuple(shape[i] for i in order), dtype)
+        launch(kernel, *[_in_order(x.array, order).ravel() for x in operands], out.ravel())
+        return _strided(out.transpose(np.argsort(order)), dtype, operands[0])
+    groups = _collapse(shape, [x.array.shape for x in operands])
+    out = device.empty(shape, dtype)
+    if len(groups) > 4:
+        launch(kernel, *[_expanded(x, shape).ravel() for x in operands], out.ravel())
+    else:
+        launch(kernel, *[_grouped(plain(x), shape, groups) for x in operands], _grouped(out, shape, groups))
+    return Tensor(out, dtype, device)
+
+
+def _strided(array: Array, dtype: DType, like: Tensor) -> Tensor:
+    out = Tensor(array, dtype, like.device)
+    out.contiguous_array = is_plain(array)
+    return out
+
+
+def _common_order(operands: Sequence[Tensor], shape: Shape) -> tuple[int, ...] | None:
+    """The order of axes in which all operands lie densely in memory, if there is one."""
+    full = [x.array for x in operands if x.array.ndim]
+    if not full or any(a.shape != shape for a in full):
+        return None
+    strides = full[0].strides
+    order = tuple(sorted(range(len(shape)), key=lambda i: (-abs(strides[i]), i)))
+    return order if all(is_plain(a.transpose(order)) for a in full) else None
+
+
+def _in_order(array: Array, order: tuple[int, ...]) -> Array:
+    return array.transpose(order) if array.ndim else array
+
+
+def _collapse(shape: Shape, shapes: Sequence[Shape]) -> list[int]:
+    """Split the axes into groups, each the number of its axes, in which every operand is either full or 1."""
+    padded = [(1,) * (len(shape) - len(s)) + s for s in shapes]
+    pattern = [tuple(s[i] == shape[i] for s in padded) for i in range(len(shape))]
+    groups: list[int] = []
+    last: tuple[bool, ...] | None = None
+    for i, broadcasts in enumerate(pattern):
+        if (shape[i] == 1 and groups) or broadcasts == last:
+            groups[-1] += 1
+        else:
+            groups.append(1)
+            last = broadcasts if shape[i] != 1 else None
+    return groups
+
+
+def _grouped(array: Array, shape: Shape, groups: list[int]) -> Array:
+    """Return a C-contiguous array with one axis a group, four in all."""
+    padded = (1,) * (len(shape) - array.ndim) + array.shape
+    extents: list[int] = []
+    at = 0
+    for n in groups:
+        extent = 1
+        for i in range(at, at + n):
+            extent *= padded[i]
+        extents.append(extent)
+        at += n
+    return array.reshape((1,) * (4 - len(groups)) + tuple(extents))
+
+
+def _expanded(x: Tensor, shape: Shape) -> Array:
+    out = x.device.empty(shape, x.dtype)
+    launch(x.device.kernels.copy, np.broadcast_to(x.array, shape), out)
+    return out
+
+
+def unbroadcast_axes(shape: Shape, to: Shape) -> tuple[int, ...]:
+    """The axes to sum over so that a gradient of ``shape`` becomes one of ``to`` (extents of 1 kept)."""
+    lead = len(shape) - len(to)
+    return tuple(range(lead)) + tuple(lead + i for i, n in enumerate(to) if n == 1 and shape[lead + i] != 1)
+
+
+def dense_like(x: Tensor) -> Any:
+    """Return an uninitialised array of the tensor's shape, in its order of axes where that is dense."""
+    order = _common_order([x], x.array.shape)
+    if order is None or x.contiguous_array:
+        return x.device.empty(x.array.shape, x.dtype)
+    return x.device.empty(tuple(x.array.shape[i] for i in order), x.dtype).transpose(np.argsort(order))

@@ -1,0 +1,312 @@
+"""Batch normalisation: train and eval mode as pure operations, each optionally fused with an activation.
+
+Ioffe & Szegedy 2015 (arXiv:1502.03167). m, the number of values of one channel in the batch, is N for an input (N, C)
+and N·H·W for (N, C, H, W). Running statistics are no business of these: a layer commits what they return.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tinygrad_bn.core.dtype import float32, float64
+from tinygrad_bn.core.launch import launch
+from tinygrad_bn.core.registry import operation
+from tinygrad_bn.core.tape import Gradients, MultiNode, Node, record, recording
+from tinygrad_bn.core.tensor import Array, Tensor
+from tinygrad_bn.errors import ArgumentError, wrong
+from tinygrad_bn.ops import arithmetic, functions, movement, sums
+from tinygrad_bn.ops._channels import check, empty_as, in_layout, lay_out, scratch
+from tinygrad_bn.ops._common import new, plain
+from tinygrad_bn.ops.composite import through_composite
+from tinygrad_bn.ops.creation import zeros_like
+
+ACTIVATIONS = {"none": 0, "relu": 1}
+NOTHING = {d.name: Tensor(np.empty(0, d.storage), d) for d in (float32, float64)}  # an absent weight or bias
+
+
+class Statistics:
+    """What a training batch's normalisation leaves behind.
+
+    Attributes
+    ----------
+    rows : numpy.ndarray, shape (4, C)
+        As the kernel wrote them: the mean as two numbers, hi + lo; the biased variance; 1 / √(var + eps).
+    count : int
+        m, the number of values of one channel.
+    """
+
+    __slots__ = ("count", "rows")
+
+    def __init__(self, rows: Array, count: int) -> None:
+        self.rows = rows
+        self.count = count
+
+    @property
+    def mean(self) -> Array:
+        """The batch's mean, shape (C,), rounded to the input's dtype."""
+        mean: Array = self.rows[0]
+        return mean
+
+    @property
+    def var(self) -> Array:
+        """The batch's biased variance, shape (C,)."""
+        var: Array = self.rows[2]
+        return var
+
+
+def _or_none(t: Tensor | None, x: Tensor) -> Array:
+    return NOTHING[x.dtype.name].array if t is None else plain(t)
+
+
+def _activation(op: str, name: str) -> int:
+    code = ACTIVATIONS.get(name)
+    if code is None:
+        raise ArgumentError(wrong(op, "activation", f"one of {', '.join(ACTIVATIONS)}", repr(name)))
+    return code
+
+
+class BatchNormTrain(Node):
+    """gx, gweight, gbias by ``batch_norm_backward``; x̂ is recomputed."""
+
+    __slots__ = ()
+
+    def backward(self, gy: Tensor) -> Gradients:
+        x, weight, bias = self.unpack()
+        statistics, eps, activation = self.constants
+        return batch_norm_backward(gy, x, weight, bias, statistics, eps, activation)
+
+
+@operation(BatchNormTrain)
+def batch_norm_train(
+    input: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    activation: str = "none",
+) -> tuple[Tensor, Statistics]:
+    """Normalise each channel by the statistics of this batch.
+
+    y = act((x - mean) / √(var + eps) · weight + bias), with the biased variance.
+
+    Parameters
+    ----------
+    input : Tensor, shape (N, C, …), float32 or float64
+        Any strides: channels_last is normalised as it lies.
+    weight, bias : Tensor, shape (C,), optional
+    eps : float
+        Inside the square root.
+    activation : {"none", "relu"}
+
+    Returns
+    -------
+    y : Tensor, shape (N, C, …)
+    statistics : Statistics
+        Mean and biased variance, as the kernel left them, and m.
+
+    Raises
+    ------
+    ShapeError, DTypeError, DeviceError
+    ArgumentError
+        If a channel has one value: it would normalise to bias whatever it is.
+
+    Notes
+    -----
+    Statistics of float32 are accumulated in blocks, each in two passes, merged in float64; see
+    ``kernels/cpu/bn_rows.py``. A constant channel gives exactly ``bias``.
+    """
+    x = input
+    check(x, ("weight", weight), ("bias", bias))
+    act = _activation("batch_norm", activation)
+    shape = x.array.shape
+    channels, count = shape[1], x.array.size // shape[1] if shape[1] else 0
+    if count == 1:
+        raise ArgumentError(
+            f"batch_norm: 'input' must have more than one value a channel in training. Got shape {shape}.\n"
+            "Hint: use larger batches (drop_last=True), or eval mode."
+        )
+    view, innermost = lay_out(x)
+    y, out = empty_as(x, view, innermost)
+    statistics = Statistics(x.device.empty((4, channels), x.dtype), count)
+    if count:
+        launch(
+            x.device.kernels.batch_norm_train, view, _or_none(weight, x), _or_none(bias, x), eps, act,
+            out, statistics.rows, scratch(x, view),
+        )  # fmt: skip
+    w = NOTHING[x.dtype.name] if weight is None else weight
+    b = NOTHING[x.dtype.name] if bias is None else bias
+    record(BatchNormTrain, y, (x, w, b), (x, w, b), (statistics, eps, activation))
+    return y, statistics
+
+
+class BatchNormBackward(MultiNode):
+    """The derivatives of the gradients, through their composite."""
+
+    __slots__ = ()
+
+    def backward_all(self, *gradients: Tensor | None) -> Gradients:
+        _, eps, activation = self.constants
+        inputs = self.unpack()
+        if not inputs[1].array.size:  # an empty batch has no mean
+            return tuple(zeros_like(t) for t in inputs)
+
+        def composite(gy: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            dims, _, m = _axes(x)
+            centred = arithmetic.sub(x, sums.mean(x, dims, True))
+            var = sums.mean(arithmetic.mul(centred, centred), dims, True)
+            invstd = functions.pow(arithmetic.add(var, eps), -0.5)
+            hat = arithmetic.mul(centred, invstd)
+            return _gradients(gy, hat, invstd, weight, bias, activation, m)
+
+        return through_composite(composite, inputs, gradients)
+
+
+def _axes(x: Tensor) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+    """The axes that are reduced, the shape that a channel's number broadcasts from, and m."""
+    shape = x.array.shape
+    dims = tuple(i for i in range(len(shape)) if i != 1)
+    return dims, (1, shape[1]) + (1,) * (len(shape) - 2), x.array.size // max(shape[1], 1)
+
+
+def _gradients(
+    gy: Tensor, hat: Tensor, invstd: Tensor, weight: Tensor, bias: Tensor, activation: str, m: int | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The three gradients as a composite; m is None where the statistics are constants (eval mode)."""
+    dims, shape, _ = _axes(gy)
+    gain = movement.reshape(weight, shape) if weight.array.size else None
+    if activation == "relu":
+        z = hat if gain is None else arithmetic.mul(hat, gain)
+        z = arithmetic.add(z, movement.reshape(bias, shape)) if bias.array.size else z
+        gy = functions.relu_backward(gy, z.alias())
+    product_ = arithmetic.mul(gy, hat)
+    inner = gy
+    if m is not None:
+        inner = arithmetic.sub(gy, sums.mean(gy, dims, True))
+        inner = arithmetic.sub(inner, arithmetic.mul(hat, sums.mean(product_, dims, True)))
+    scale = invstd if gain is None else arithmetic.mul(gain, invstd)
+    return arithmetic.mul(scale, inner), sums.sum(product_, dims), sums.sum(gy, dims)
+
+
+@operation(BatchNormBackward)
+def batch_norm_backward(
+    gy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, statistics: Statistics, eps: float, activation: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of ``batch_norm_train`` with respect to x, weight and bias.
+
+    gx = weight invstd (g - mean(g) - x̂ mean(g x̂)), gweight = Σ g x̂, gbias = Σ g, with g = gy act'(z): section 3 of the
+    paper, simplified. A weight or bias of no elements counts as absent.
+    """
+    view, innermost = lay_out(x)
+    gx, out = empty_as(x, view, innermost)
+    channels = x.array.shape[1]
+    gweight, gbias = new((channels,), x.dtype, x.device), new((channels,), x.dtype, x.device)
+    if view.size:
+        launch(
+            x.device.kernels.batch_norm_backward, in_layout(gy, innermost), view, plain(weight), plain(bias),
+            statistics.rows, ACTIVATIONS[activation],
+            out, gweight.array, gbias.array, scratch(x, view),
+        )  # fmt: skip
+    else:
+        _clear(gweight, gbias)
+    _record_gradients(BatchNormBackward, (gx, gweight, gbias), (gy, x, weight, bias), (3, eps, activation))
+    return gx, gweight, gbias
+
+
+def _clear(*tensors: Tensor) -> None:
+    for t in tensors:
+        launch(t.device.kernels.fill, 0, t.array)
+
+
+def _record_gradients(
+    kind: type[MultiNode], outputs: tuple[Tensor, ...], inputs: tuple[Tensor, ...], constants: tuple[object, ...]
+) -> None:
+    if recording(*inputs):
+        kind(inputs, inputs, constants).attach(outputs)
+
+
+class BatchNormEval(Node):
+    """gx, gweight, gbias by ``batch_norm_eval_backward``: the statistics are constants."""
+
+    __slots__ = ()
+
+    def backward(self, gy: Tensor) -> Gradients:
+        x, weight, bias, mean, var = self.unpack()
+        eps, activation = self.constants
+        return (*batch_norm_eval_backward(gy, x, weight, bias, mean, var, eps, activation), None, None)
+
+
+@operation(BatchNormEval)
+def batch_norm_eval(
+    input: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    activation: str = "none",
+) -> Tensor:
+    """Normalise each channel by given statistics: y = act((x - mean) / √(var + eps) · weight + bias).
+
+    Parameters
+    ----------
+    input : Tensor, shape (N, C, …)
+    mean, var : Tensor, shape (C,)
+        Constants: no gradient goes to them.
+    weight, bias : Tensor, shape (C,), optional
+    eps : float
+    activation : {"none", "relu"}
+
+    Raises
+    ------
+    ShapeError, DTypeError, DeviceError
+    """
+    x = input
+    check(x, ("running_mean", mean), ("running_var", var), ("weight", weight), ("bias", bias))
+    act = _activation("batch_norm", activation)
+    view, innermost = lay_out(x)
+    y, out = empty_as(x, view, innermost)
+    if view.size:
+        arrays = (view, _or_none(weight, x), _or_none(bias, x), plain(mean), plain(var))
+        launch(x.device.kernels.batch_norm_eval, *arrays, eps, act, out)
+    w = NOTHING[x.dtype.name] if weight is None else weight
+    b = NOTHING[x.dtype.name] if bias is None else bias
+    return record(BatchNormEval, y, (x, w, b, mean.alias(), var.alias()), (x, w, b, mean, var), (eps, activation))
+
+
+class BatchNormEvalBackward(MultiNode):
+    """The derivatives of the gradients, through their composite."""
+
+    __slots__ = ()
+
+    def backward_all(self, *gradients: Tensor | None) -> Gradients:
+        _, eps, activation, mean, var = self.constants
+        inputs = self.unpack()
+
+        def composite(gy: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            _, shape, _ = _axes(x)
+            invstd = functions.pow(arithmetic.add(movement.reshape(var, shape), eps), -0.5)
+            hat = arithmetic.mul(arithmetic.sub(x, movement.reshape(mean, shape)), invstd)
+            return _gradients(gy, hat, invstd, weight, bias, activation, None)
+
+        return through_composite(composite, inputs, gradients)
+
+
+@operation(BatchNormEvalBackward)
+def batch_norm_eval_backward(
+    gy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, eps: float, activation: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of ``batch_norm_eval`` with respect to x, weight and bias."""
+    view, innermost = lay_out(x)
+    gx, out = empty_as(x, view, innermost)
+    channels = x.array.shape[1]
+    gweight, gbias = new((channels,), x.dtype, x.device), new((channels,), x.dtype, x.device)
+    if view.size:
+        launch(
+            x.device.kernels.batch_norm_eval_backward, in_layout(gy, innermost), view, plain(weight), plain(bias),
+            plain(mean), plain(var), eps, ACTIVATIONS[activation],
+            out, gweight.array, gbias.array, x.device.empty((channels, 1, 3), float64),
+        )  # fmt: skip
+    else:
+        _clear(gweight, gbias)
+    constants = (3, eps, activation, mean.alias(), var.alias())
+    _record_gradients(BatchNormEvalBackward, (gx, gweight, gbias), (gy, x, weight, bias), constants)
+    return gx, gweight, gbias

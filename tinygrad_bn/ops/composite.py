@@ -1,0 +1,31 @@
+"""Derivatives by differentiating a composite: for gradients whose own derivative no fused kernel is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from tinygrad_bn.core.backward import grad
+from tinygrad_bn.core.tape import enable_grad, mode
+from tinygrad_bn.core.tensor import Tensor
+
+
+def through_composite(
+    function: Callable[..., Tensor | Sequence[Tensor]], inputs: Sequence[Tensor], cotangents: Sequence[Tensor | None]
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients of ``function(*inputs)`` with respect to its inputs, by recording and differentiating it.
+
+    Where the running backward pass is recorded (``create_graph``), so are these, through the inputs' own nodes: the
+    derivatives of any order follow.
+    """
+    create = mode.grad
+    local = [t if create and t.node is not None else t.alias() for t in inputs]
+    for t in local:
+        if t.node is None:
+            t.requires_grad = True
+    with enable_grad():
+        out = function(*local)
+    outs = (out,) if isinstance(out, Tensor) else tuple(out)
+    wanted = [(o, g) for o, g in zip(outs, cotangents, strict=True) if g is not None and o.node is not None]
+    if not wanted:
+        return (None,) * len(inputs)
+    return grad([o for o, _ in wanted], local, [g for _, g in wanted], create_graph=create, allow_unused=True)
