@@ -1,0 +1,198 @@
+"""Batch normalisation with running statistics: the pure operations, and the commit of what they return.
+
+    running_mean += momentum (mean - running_mean)
+    running_var  += momentum (var m / (m - 1) - running_var)
+
+Ioffe & Szegedy 2015 (arXiv:1502.03167), section 3.1; m values of a channel went into the batch's mean and variance. The
+commit is a kernel: it skips a batch with a statistic that is not finite, and nothing of it is recorded.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tinygrad_bn.core.launch import launch
+from tinygrad_bn.core.table import dense, write_back
+from tinygrad_bn.core.tensor import Array, Tensor
+from tinygrad_bn.errors import ArgumentError, DTypeError, ShapeError, expected, wrong
+from tinygrad_bn.ops._common import is_tensor, same_device
+from tinygrad_bn.ops.batch_norm import Statistics, batch_norm_eval, batch_norm_train
+
+
+def batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Normalise each channel: by the batch's statistics in training, by the running ones otherwise.
+
+    Parameters
+    ----------
+    input : Tensor, shape (N, C, …), float32 or float64
+        Any strides.
+    running_mean, running_var : Tensor, shape (C,), or None
+        In training they move towards the batch's statistics, in place; None: they are not kept.
+    weight, bias : Tensor, shape (C,), optional
+    training : bool
+    momentum : float
+        The weight of the new batch, from 0 to 1.
+    eps : float
+        Inside the square root.
+
+    Returns
+    -------
+    Tensor, shape (N, C, …)
+
+    Raises
+    ------
+    ShapeError, DTypeError, DeviceError
+    ArgumentError
+        If, in training, a channel has one value; if there are no running statistics to use; if momentum is out of
+        range.
+
+    Notes
+    -----
+    y = (x - mean) / √(var + eps) · weight + bias with the biased variance; ``running_var`` keeps the unbiased one. An
+    empty batch, and one with a statistic that is not finite, leave the running statistics as they are.
+
+    References
+    ----------
+    Ioffe & Szegedy 2015 (arXiv:1502.03167).
+    """
+    return batch_norm_act(input, running_mean, running_var, weight, bias, training, momentum, eps, "none")
+
+
+def batch_norm_act(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    activation: str = "relu",
+) -> Tensor:
+    """Normalise each channel as ``batch_norm`` does and apply an activation, in one pass over memory.
+
+    Nothing is saved for backward beyond what plain batch normalisation saves.
+
+    Parameters
+    ----------
+    input, running_mean, running_var, weight, bias, training, momentum, eps
+        As for ``batch_norm``.
+    activation : {"relu", "none"}
+
+    Returns
+    -------
+    Tensor, shape (N, C, …)
+
+    Raises
+    ------
+    ShapeError, DTypeError, DeviceError, ArgumentError
+    """
+    if training:
+        check_running(input, running_mean, running_var)
+        y, statistics = batch_norm_train(input, weight, bias, float(eps), activation)
+        if running_mean is not None and running_var is not None:
+            commit(statistics, running_mean, running_var, momentum)
+        return y
+    if running_mean is None or running_var is None:
+        hint = "pass training=True to normalise by the batch's statistics"
+        raise ArgumentError(
+            wrong("batch_norm", "running_mean", "given, and 'running_var', outside training", None, hint)
+        )
+    return batch_norm_eval(input, running_mean, running_var, weight, bias, float(eps), activation)
+
+
+def checked_momentum(momentum: object) -> float:
+    """Return the momentum as a float.
+
+    Raises
+    ------
+    ArgumentError
+        If it is no number from 0 to 1.
+    """
+    if not isinstance(momentum, (int, float)) or not 0 <= momentum <= 1:  # the tuple is a third of int | float's cost
+        raise ArgumentError(wrong("batch_norm", "momentum", "from 0 to 1, the weight of the new batch", repr(momentum)))
+    return float(momentum)
+
+
+def check_running(x: Tensor, running_mean: Tensor | None, running_var: Tensor | None) -> None:
+    """Raise unless both running statistics fit the input, or there are none."""
+    op = "batch_norm"
+    is_tensor(op, "input", x)
+    if isinstance(running_mean, Tensor) and isinstance(running_var, Tensor) and x.array.ndim > 1:
+        channels, dtype, device = x.array.shape[1:2], x.dtype, x.device
+        if (
+            channels == running_mean.array.shape == running_var.array.shape
+            and dtype is running_mean.dtype is running_var.dtype
+            and device is running_mean.device is running_var.device
+        ):
+            return
+    _explain_running(op, x, running_mean, running_var)
+
+
+def _explain_running(op: str, x: Tensor, running_mean: Tensor | None, running_var: Tensor | None) -> None:
+    """Raise for what is wrong with running statistics; return if there are none."""
+    if (running_mean is None) != (running_var is None):
+        missing = "running_mean" if running_mean is None else "running_var"
+        raise ArgumentError(wrong(op, missing, "given where the other running statistic is", None))
+    channels = x.array.shape[1] if x.array.ndim > 1 else 0
+    for name, t in (("running_mean", running_mean), ("running_var", running_var)):
+        if t is None:
+            continue
+        is_tensor(op, name, t)
+        if x.array.ndim > 1 and t.array.shape != (channels,):
+            raise ShapeError(expected(op, name, f"shape (C,) = ({channels},)", t.array.shape))
+        if t.dtype is not x.dtype:
+            raise DTypeError(expected(op, name, f"dtype {x.dtype.name}, as input has", t.dtype.name))
+        if t.device is not x.device:
+            same_device(op, x, name, t)
+
+
+def commit(
+    statistics: Statistics,
+    running_mean: Tensor,
+    running_var: Tensor,
+    momentum: float | None,
+    unbiased: bool = True,
+    tracked: Tensor | None = None,
+    skipped: Array | None = None,
+) -> None:
+    """Move running statistics towards a batch's, in place and off the tape, unless the batch was empty.
+
+    Parameters
+    ----------
+    statistics : Statistics
+        As ``ops.batch_norm_train`` returns them.
+    running_mean, running_var : Tensor, shape (C,)
+    momentum : float or None
+        None: the average over all batches so far, each counted alike.
+    unbiased : bool
+        Whether the running variance takes Bessel's factor m / (m - 1).
+    tracked : Tensor, shape (), int64, optional
+        Counts the batches that were taken in.
+    skipped : numpy.ndarray, shape (1,), int64, optional
+        Counts the batches that were not, because a statistic was not finite.
+    """
+    if not statistics.count:
+        return
+    kernels = running_mean.device.kernels
+    mean, var = dense(running_mean), dense(running_var)
+    taken = np.zeros(1, np.int64) if tracked is None else tracked.array.reshape(1)
+    left = np.zeros(1, np.int64) if skipped is None else skipped
+    rate = -1.0 if momentum is None else checked_momentum(momentum)
+    batch = (statistics.mean, statistics.var, statistics.count)
+    launch(kernels.batch_norm_update, *batch, rate, unbiased, mean, var, taken, left)
+    write_back(running_mean, mean)
+    write_back(running_var, var)
+    running_mean.bump()
+    running_var.bump()
+    if tracked is not None:
+        tracked.bump()

@@ -1,0 +1,259 @@
+"""Batch normalisation layers.
+
+    y = (x - mean) / √(var + eps) · weight + bias
+
+Ioffe & Szegedy 2015 (arXiv:1502.03167), Algorithms 1 and 2. m values of a channel go into its statistics: N for an
+input of shape (N, C), N·L for (N, C, L), N·H·W for (N, C, H, W).
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, ClassVar
+
+import numpy as np
+
+from tinygrad_bn import ops
+from tinygrad_bn.core.dtype import int64
+from tinygrad_bn.core.tensor import Tensor
+from tinygrad_bn.errors import ArgumentError, ShapeError, expected, wrong
+from tinygrad_bn.functional.normalisation import check_running, checked_momentum, commit
+from tinygrad_bn.nn import init
+from tinygrad_bn.nn.module import Module
+from tinygrad_bn.nn.parameter import Parameter, make
+from tinygrad_bn.ops._common import is_tensor
+from tinygrad_bn.ops.batch_norm import ACTIVATIONS, batch_norm_eval, batch_norm_train
+
+
+class _BatchNorm(Module):
+    """The layers' common part: see ``BatchNorm1d``."""
+
+    axes: ClassVar[tuple[int, ...]] = ()
+    shapes: ClassVar[str] = ""
+    weight: Parameter | None
+    bias: Parameter | None
+    running_mean: Tensor | None
+    running_var: Tensor | None
+    num_batches_tracked: Tensor | None
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        bias: bool = True,
+        running_var: str = "unbiased",
+        on_single: str = "error",
+        activation: str | None = None,
+    ) -> None:
+        super().__init__()
+        _check_options(num_features, eps, running_var, on_single, activation)
+        self.num_features = num_features
+        self.eps = float(eps)
+        self.momentum = None if momentum is None else checked_momentum(momentum)
+        self.affine = affine
+        self.track_running_stats = track_running_stats
+        self.unbiased = running_var == "unbiased"
+        self.on_single = on_single
+        self.activation = activation or "none"
+        self.update_stats = True
+        self.use_batch_stats: bool | None = None
+        self._skipped = np.zeros(1, np.int64)
+        self._register(dtype, device, affine, affine and bias, track_running_stats)
+        self.reset_parameters()
+
+    def _register(self, dtype: Any, device: Any, weight: bool, bias: bool, track: bool) -> None:
+        size = (self.num_features,)
+        self.register_parameter("weight", make(size, dtype, device) if weight else None)
+        self.register_parameter("bias", make(size, dtype, device) if bias else None)
+        for name in ("running_mean", "running_var"):
+            self.register_buffer(name, ops.empty(size, dtype=dtype, device=device) if track else None)
+        counter = ops.zeros((), dtype=int64, device=device) if track else None
+        self.register_buffer("num_batches_tracked", counter)
+
+    def reset_running_stats(self) -> None:
+        """Put the running statistics back to mean 0, variance 1, no batches."""
+        self._skipped[0] = 0
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        init.zeros_(self.running_mean)
+        init.ones_(self.running_var)
+        init.zeros_(self.num_batches_tracked)
+
+    def reset_parameters(self) -> None:
+        """Put the running statistics back, the weight to 1 and the bias to 0."""
+        self.reset_running_stats()
+        if self.weight is not None:
+            init.ones_(self.weight)
+        if self.bias is not None:
+            init.zeros_(self.bias)
+
+    @property
+    def skipped_batches(self) -> int:
+        """How many batches left the running statistics as they were because one of their own was not finite.
+
+        Counted since construction or ``reset_running_stats()``; not part of the state dict.
+        """
+        return int(self._skipped[0])
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the normalised input, of its shape.
+
+        Raises
+        ------
+        ShapeError, DTypeError, DeviceError
+        ArgumentError
+            If, in training, a channel has one value.
+        """
+        if not self._takes(input):
+            self._refuse(input)
+        mean, var = self.running_mean, self.running_var
+        batch = self.use_batch_stats
+        if batch is None:
+            batch = self.training or mean is None
+        if not batch:
+            if mean is None or var is None:
+                hint = "set it to None, or track running statistics"
+                raise ArgumentError(wrong(self._name, "use_batch_stats", "None or True without these", False, hint))
+            return batch_norm_eval(input, mean, var, self.weight, self.bias, float(self.eps), self.activation)
+        if self.on_single == "warn" and input.array.size == self.num_features:
+            return self._single(input)
+        if mean is None or var is None or not (self.training and self.update_stats):
+            return batch_norm_train(input, self.weight, self.bias, float(self.eps), self.activation)[0]
+        check_running(input, mean, var)
+        y, statistics = batch_norm_train(input, self.weight, self.bias, float(self.eps), self.activation)
+        commit(statistics, mean, var, self.momentum, self.unbiased, self.num_batches_tracked, self._skipped)
+        return y
+
+    def _takes(self, input: object) -> bool:
+        if not isinstance(input, Tensor):
+            return False
+        shape = input.array.shape
+        return len(shape) in self.axes and shape[1] == self.num_features
+
+    @property
+    def _name(self) -> str:
+        return type(self).__name__
+
+    def _refuse(self, input: object) -> None:
+        """Raise for an input that is no tensor of this layer's shape."""
+        shape = is_tensor(self._name, "input", input).array.shape
+        want = f"shape {self.shapes} with C = {self.num_features}"
+        raise ShapeError(expected(self._name, "input", want, shape))
+
+    def _single(self, input: Tensor) -> Tensor:
+        """Bias, or 0, where every channel has one value; the gradients of input and weight are zeros."""
+        text = f"{self._name}: one value a channel in training, shape {input.array.shape}: the output is the bias."
+        warnings.warn(text, RuntimeWarning, stacklevel=4)
+        shape = (1, self.num_features) + (1,) * (input.array.ndim - 2)
+        never = ops.zeros((), dtype="bool", device=input.device)
+        out = ops.zeros(shape, dtype=input.dtype, device=input.device)
+        if self.bias is not None:
+            out = ops.reshape(self.bias, shape)
+        if self.weight is not None:
+            out = ops.where(never, ops.reshape(self.weight, shape), out)
+        out = ops.where(never, input, out)
+        return ops.relu(out) if self.activation == "relu" else out
+
+    def extra_repr(self) -> str:
+        parts = [
+            f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}",
+            f"track_running_stats={self.track_running_stats}",
+        ]
+        if not self.unbiased:
+            parts.append("running_var='biased'")
+        if self.activation != "none":
+            parts.append(f"activation={self.activation!r}")
+        if self.skipped_batches:
+            parts.append(f"skipped_batches={self.skipped_batches}")
+        return ", ".join(parts)
+
+
+def _check_options(num_features: object, eps: object, running_var: str, on_single: str, activation: str | None) -> None:
+    op = "BatchNorm"
+    if isinstance(num_features, bool) or not isinstance(num_features, int) or num_features < 0:
+        raise ArgumentError(wrong(op, "num_features", "an int of at least 0", repr(num_features)))
+    if not isinstance(eps, int | float) or not eps >= 0:
+        raise ArgumentError(wrong(op, "eps", "at least 0", repr(eps)))
+    if running_var not in ("unbiased", "biased"):
+        raise ArgumentError(wrong(op, "running_var", "'unbiased' or 'biased'", repr(running_var)))
+    if on_single not in ("error", "warn"):
+        raise ArgumentError(wrong(op, "on_single", "'error' or 'warn'", repr(on_single)))
+    if activation is not None and activation not in ACTIVATIONS:
+        raise ArgumentError(wrong(op, "activation", "None or 'relu'", repr(activation)))
+
+
+class BatchNorm1d(_BatchNorm):
+    """Batch normalisation of inputs (N, C) and (N, C, L): each channel over the batch and all axes but the second.
+
+    Parameters
+    ----------
+    num_features : int
+        C, the number of channels.
+    eps : float
+        Inside the square root.
+    momentum : float or None
+        The weight of the new batch in the running statistics, from 0 to 1 (Keras and Flax count the weight of the old).
+        None: their average over all batches, each counted alike.
+    affine : bool
+        Whether there are a weight and a bias.
+    track_running_stats : bool
+        Whether running statistics are kept; without them evaluation, too, uses the batch's.
+    device : Device or str, optional
+    dtype : DType, optional
+    bias : bool
+        False: a weight only.
+    running_var : {"unbiased", "biased"}
+        Whether the running variance takes Bessel's factor m / (m - 1). The variance that normalises is the biased one.
+    on_single : {"error", "warn"}
+        What to do in training with one value a channel, which would become ``bias`` whatever it is: raise, or warn and
+        return just that. It says nothing about a variance, so the running statistics stay as they are.
+    activation : {None, "relu"}
+        Applied to the result in the same pass over memory.
+
+    Attributes
+    ----------
+    weight, bias : Parameter, shape (C,), or None
+        Start at 1 and 0.
+    running_mean, running_var : Tensor, shape (C,), or None
+        Buffers, which start at 0 and 1.
+    num_batches_tracked : Tensor, shape (), int64, or None
+        A buffer: how many batches went into the running statistics.
+    update_stats : bool
+        Whether training moves the running statistics.
+    use_batch_stats : bool or None
+        Normalise by the batch's statistics, or by the running ones; None: the batch's in training. With
+        ``requires_grad_()`` these make three separate switches for what "frozen" may mean.
+
+    Notes
+    -----
+    A constant channel gives exactly ``bias``. An empty batch gives an empty output and gradients of zero. A batch with
+    a mean or variance that is not finite gives an output that shows it, but moves neither the running statistics nor
+    ``num_batches_tracked``: ``skipped_batches`` counts it. Statistics are accumulated in float64.
+
+    References
+    ----------
+    Ioffe & Szegedy 2015 (arXiv:1502.03167).
+    """
+
+    axes = (2, 3)
+    shapes = "(N, C) or (N, C, L)"
+
+
+class BatchNorm2d(_BatchNorm):
+    """Batch normalisation of inputs (N, C, H, W); parameters, attributes and notes as for ``BatchNorm1d``."""
+
+    axes = (4,)
+    shapes = "(N, C, H, W)"
+
+
+class BatchNorm3d(_BatchNorm):
+    """Batch normalisation of inputs (N, C, D, H, W); parameters, attributes and notes as for ``BatchNorm1d``."""
+
+    axes = (5,)
+    shapes = "(N, C, D, H, W)"

@@ -1,0 +1,140 @@
+"""Modules made of modules: a sequence that is run, and a list that is not."""
+
+from __future__ import annotations
+
+import operator
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Self, overload
+
+from tinygrad_bn.errors import DTypeError, IndexRangeError, wrong
+from tinygrad_bn.nn.module import Module
+
+
+class _Numbered(Module):
+    """What a sequence and a list have in common: their modules by position."""
+
+    _modules: dict[str, Module]  # type: ignore[assignment]  # none of them is None
+
+    def _at(self, index: int) -> str:
+        """The name of the module at a position."""
+        size = len(self._modules)
+        position = operator.index(index)
+        if not -size <= position < size:
+            raise IndexRangeError(wrong(type(self).__name__, "index", f"from {-size} to {size - 1}", position))
+        return list(self._modules)[position]
+
+    @overload
+    def __getitem__(self, index: int) -> Module: ...
+    @overload
+    def __getitem__(self, index: slice) -> Self: ...
+    def __getitem__(self, index: int | slice) -> Module:
+        if isinstance(index, slice):
+            return self._of(list(self._modules.items())[index])
+        return self._modules[self._at(index)]
+
+    def _of(self, items: list[tuple[str, Module]]) -> Self:
+        """A container of the same kind of some of the modules."""
+        raise NotImplementedError  # abstract: each container states how it is made
+
+    def __setitem__(self, index: int, module: Module) -> None:
+        setattr(self, self._at(index), _is_module(type(self).__name__, module))
+
+    def __delitem__(self, index: int | slice) -> None:
+        names = list(self._modules)
+        for name in names[index] if isinstance(index, slice) else [self._at(index)]:
+            delattr(self, name)
+        self._renumber(list(self._modules.items()))
+
+    def _renumber(self, items: list[tuple[str, Module]]) -> None:
+        """Number the modules in this order; names that are no numbers stay."""
+        for name in list(self._modules):
+            delattr(self, name)
+        for i, (name, module) in enumerate(items):
+            self.add_module(str(i) if name.isdigit() else name, module)
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def __iter__(self) -> Iterator[Module]:
+        return iter(self._modules.values())
+
+    def append(self, module: Module) -> Self:
+        """Add a module at the end; return the container."""
+        number = len(self)
+        while str(number) in self._modules:  # a slice keeps its names
+            number += 1
+        self.add_module(str(number), _is_module(type(self).__name__, module))
+        return self
+
+    def extend(self, modules: Iterable[Module]) -> Self:
+        """Add modules at the end; return the container."""
+        for module in modules:
+            self.append(module)
+        return self
+
+    def insert(self, index: int, module: Module) -> Self:
+        """Put a module before a position; return the container."""
+        items = list(self._modules.items())
+        items.insert(index, ("0", _is_module(type(self).__name__, module)))
+        self._renumber(items)
+        return self
+
+
+def _is_module(op: str, module: object) -> Module:
+    if not isinstance(module, Module):
+        raise DTypeError(wrong(op, "module", "a Module", type(module).__name__))
+    return module
+
+
+class Sequential(_Numbered):
+    """Modules that are run one after the other.
+
+    Parameters
+    ----------
+    *args : Module, or one mapping of names to modules
+
+    Examples
+    --------
+    >>> import tinygrad_bn as tb
+    >>> net = tb.nn.Sequential(tb.nn.Linear(4, 8), tb.nn.BatchNorm1d(8), tb.nn.ReLU())
+    >>> net[:2](tb.ones(3, 4)).shape
+    (3, 8)
+    """
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__()
+        if len(args) == 1 and isinstance(args[0], Mapping):
+            items = list(args[0].items())
+        else:
+            items = [(str(i), module) for i, module in enumerate(args)]
+        for name, module in items:
+            self.add_module(name, _is_module("Sequential", module))
+
+    def _of(self, items: list[tuple[str, Module]]) -> Self:
+        return type(self)(OrderedDict(items))  # names are kept, and with them the keys of the state dict
+
+    def forward(self, input: Any) -> Any:
+        """Return what the last module makes of what the one before it makes, and so on."""
+        for module in self._modules.values():
+            input = module(input)
+        return input
+
+
+class ModuleList(_Numbered):
+    """A list of modules, whose parameters belong to the module that holds the list.
+
+    Parameters
+    ----------
+    modules : iterable of Module, optional
+    """
+
+    def __init__(self, modules: Iterable[Module] | None = None) -> None:
+        super().__init__()
+        self.extend(modules or ())
+
+    def _of(self, items: list[tuple[str, Module]]) -> Self:
+        return type(self)(module for _, module in items)
+
+    def __iadd__(self, modules: Iterable[Module]) -> Self:
+        return self.extend(modules)

@@ -1,0 +1,106 @@
+"""State dicts: the parameters and persistent buffers of a module by dotted name, and the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from tinygrad_bn.core.tape import no_grad
+from tinygrad_bn.core.tensor import Tensor, wrap
+from tinygrad_bn.errors import DTypeError, StateDictError, wrong
+from tinygrad_bn.ops import inplace
+
+if TYPE_CHECKING:
+    from tinygrad_bn.nn.module import Module
+
+
+class IncompatibleKeys(NamedTuple):
+    """The names that a state dict lacked, and those it had too many."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+
+    def __repr__(self) -> str:
+        if not self.missing_keys and not self.unexpected_keys:
+            return "<All keys matched successfully>"
+        return f"IncompatibleKeys(missing_keys={self.missing_keys}, unexpected_keys={self.unexpected_keys})"
+
+
+def entries(module: Module, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Yield parameters and persistent buffers with their names, in PyTorch's order; shared ones under each name."""
+    for name, tensor in module._parameters.items():
+        if tensor is not None:
+            yield prefix + name, tensor
+    for name, buffer in module._buffers.items():
+        if buffer is not None and name not in module._transient:
+            yield prefix + name, buffer
+    for name, child in module._modules.items():
+        if child is not None:
+            yield from entries(child, f"{prefix}{name}.")
+
+
+def load(module: Module, given: Mapping[str, Any], strict: bool) -> IncompatibleKeys:
+    """Copy values into a module once all of them are known to fit."""
+    if not isinstance(given, Mapping):
+        raise DTypeError(wrong("load_state_dict", "state_dict", "a mapping of names to tensors", type(given).__name__))
+    own = dict(entries(module))
+    missing = [name for name in own if name not in given]
+    unexpected = [name for name in given if name not in own]
+    problems: list[str] = []
+    if strict:
+        problems += [f"missing: {name}" for name in missing]
+        problems += [f"unexpected: {name}" + _near(name, missing) for name in unexpected]
+    values = {name: _fitting(name, given[name], own[name], problems) for name in own if name in given}
+    if problems:
+        text = "\n  ".join(problems)
+        raise StateDictError(
+            f"load_state_dict: 'state_dict' must fit {type(module).__name__}. Nothing was loaded. Got\n  {text}"
+        )
+    with no_grad():
+        for name, value in values.items():
+            if value is not None:
+                inplace.copy_(own[name], value)
+    return IncompatibleKeys(missing, unexpected)
+
+
+def _near(name: str, missing: list[str]) -> str:
+    import difflib
+
+    found = difflib.get_close_matches(str(name), missing, 1, 0.6)
+    return f" (did you mean {found[0]}?)" if found else ""
+
+
+def _fitting(name: str, value: Any, target: Tensor, problems: list[str]) -> Tensor | None:
+    """Return a value as a tensor of the target's shape, or note why it is none."""
+    try:
+        tensor = value if isinstance(value, Tensor) else wrap(np.asarray(value)) if _is_array(value) else None
+    except DTypeError:
+        tensor = None
+    if tensor is None:
+        kind = f"an array of {value.dtype}" if _is_array(value) else type(value).__name__
+        problems.append(f"{name}: must be a Tensor or a NumPy array of numbers, not {kind}")
+        return None
+    if tensor.array.shape == (1,) and target.array.shape == ():
+        tensor = tensor.alias(tensor.array.reshape(()))  # as PyTorch does, for old checkpoints
+    if tensor.array.shape != target.array.shape:
+        problems.append(f"{name}: must have shape {target.array.shape}, not {tensor.array.shape}")
+        return None
+    return tensor
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, np.ndarray | np.generic)
+
+
+def clear_gradient(tensor: Tensor, set_to_none: bool) -> None:
+    """Drop a tensor's gradient, or fill it with zeros off the tape."""
+    gradient = tensor._grad
+    if gradient is None:
+        return
+    if set_to_none:
+        tensor._grad = None
+        return
+    gradient.node = None
+    inplace.zero_(gradient)
