@@ -1,0 +1,20 @@
+"""Training: the fit loop and evaluation, their history, figure and checkpoint, and the main job built of them."""
+
+from tinygrad_bn.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from tinygrad_bn.train.history import EpochDone, History
+from tinygrad_bn.train.loop import Scores, StepDone, StopTraining, evaluate, fit
+from tinygrad_bn.train.models import mlp
+
+__all__ = [
+    "Checkpoint",
+    "EpochDone",
+    "History",
+    "Scores",
+    "StepDone",
+    "StopTraining",
+    "evaluate",
+    "fit",
+    "load_checkpoint",
+    "mlp",
+    "save_checkpoint",
+]
