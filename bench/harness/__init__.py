@@ -1,0 +1,1 @@
+"""What runs the cases: a process a contender, alternating rounds, answers checked first."""
