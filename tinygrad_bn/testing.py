@@ -1,10 +1,11 @@
 """Checks for people who add an operation: gradients against finite differences, and everything else that it owes.
 
-    check_vjp   the operation's own <w, J v> against central differences of t -> <w, f(x + t v)>, for a random direction v
-                and a random cotangent w; second derivatives likewise
+    check_vjp   the operation's own <w, J v> against central differences of t -> <w, f(x + t v)>, for a random
+                direction v and a random cotangent w; second derivatives likewise
     check_op    that, and values on every device, in every dtype and memory layout; no side effects, no shared memory
 
-A sum is never differentiated: the gradient of Σ y through batch norm is zero, so a backward that returns zeros would pass.
+A sum is never differentiated: the gradient of Σ y through batch norm is zero, so a backward that returns zeros would
+pass.
 """
 
 from __future__ import annotations
@@ -31,11 +32,9 @@ VALUE_TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
 GRADIENT_TOLERANCE = {"float32": 2e-4, "float64": 1e-6}
 """Largest relative error of a derivative in a random direction, by the dtype in which backward runs."""
 LAYOUTS = ("permuted", "sliced", "expanded")
-"""Strides that are tried besides C order: axes reversed in memory, every second element, a first row that is repeated."""
+"""Strides that are tried besides C order: axes reversed in memory, every second element, a first row repeated."""
 STEP = 1e-3
 """Of the differences: elements move by up to twice as much. Keep samples further than that from kinks."""
-
-# --------------------------------------------------------------------------------------------------------- derivatives
 
 
 def check_vjp(
@@ -74,9 +73,9 @@ def check_vjp(
 
     Notes
     -----
-    The differences are (8 (φ(h) - φ(-h)) - φ(2h) + φ(-2h)) / 12h, off by h⁴ φ⁽⁵⁾ / 30. Errors are relative to the largest of
-    both derivatives and the 2-norm of the terms of <gradient, v>: terms that happen to cancel prove nothing wrong. The
-    rounding of φ, taken to be at least of size 1, is allowed for.
+    The differences are (8 (φ(h) - φ(-h)) - φ(2h) + φ(-2h)) / 12h, off by h⁴ φ⁽⁵⁾ / 30. Errors are relative to the
+    largest of both derivatives and the 2-norm of the terms of <gradient, v>: terms that happen to cancel prove nothing
+    wrong. The rounding of φ, taken to be at least of size 1, is allowed for.
     """
     name = as_dtype(dtype, "check_vjp").name
     if order not in (1, 2):
@@ -154,7 +153,12 @@ def _check_once(
     gradients = _pull_back(outs, cotangents, exact)
     places = [i for i, x in enumerate(points) if x.dtype.is_floating_point]
     for i, g in zip(places, gradients, strict=True):
-        _check_kind(name, i, g, exact[i])
+        x = exact[i]
+        if g.shape != x.shape or g.dtype is not x.dtype or g.device is not x.device:
+            raise AssertionError(
+                f"check_vjp: the gradient of input {i} ({name} derivative) must have its shape {x.shape}, dtype "
+                f"{x.dtype.name} and device {x.device}. Got {g.shape}, {g.dtype.name}, {g.device}."
+            )
     directions = {i: _random(points[i].shape, rng) for i in places}
     terms = {i: g.array.astype(np.float64) * directions[i] for i, g in zip(places, gradients, strict=True)}
     compare = functools.partial(
@@ -167,14 +171,6 @@ def _check_once(
         error = compare({i: directions[i]}, {i: terms[i]})
         lines.append(f"  input {i} of shape {points[i].shape}: {error or 'right.'}")
     raise AssertionError("\n".join(lines))
-
-
-def _check_kind(name: str, i: int, gradient: Tensor, x: Tensor) -> None:
-    if gradient.shape != x.shape or gradient.dtype is not x.dtype or gradient.device is not x.device:
-        raise AssertionError(
-            f"check_vjp: the gradient of input {i} ({name} derivative) must have its shape {x.shape}, dtype "
-            f"{x.dtype.name} and device {x.device}. Got {gradient.shape}, {gradient.dtype.name}, {gradient.device}."
-        )
 
 
 def _compare(
@@ -210,9 +206,6 @@ def _along(
         outs = floating_outputs(function(*moved))
     terms = [w * o.array for w, o in zip(weights, outs, strict=True)]
     return float(sum(p.sum() for p in terms)), float(sum(np.abs(p).sum() for p in terms))
-
-
-# ----------------------------------------------------------------------------------------------------- a whole operation
 
 
 def check_op(
@@ -258,7 +251,7 @@ def check_op(
         for layout in ("plain", *layouts):
             where = f"check_op on {device} in {dtype}, {layout}"
             run = functools.partial(_run, function, dtype, order > 0, view, where)
-            base = [_repeated(a) for a in cast] if layout == "expanded" else cast
+            base = [a[:1].repeat(len(a), 0) if a.ndim and layout == "expanded" else a for a in cast]
             outs, gradients = run([make_tensor(a, "plain", device) for a in base])
             if layout == "plain":
                 _compare_all(outs, _expected(function, reference, cast), limit, f"{where}: output")
@@ -327,10 +320,6 @@ def make_tensor(array: Array, layout: str = "plain", device: str = "cpu") -> Ten
         row = array[:1].copy(order="C")
         strided = np.lib.stride_tricks.as_strided(row, array.shape, (0, *row.strides[1:]))
     return wrap(strided, as_device(device))
-
-
-def _repeated(array: Array) -> Array:
-    return array[:1].repeat(array.shape[0], 0) if array.ndim else array
 
 
 def _compare_all(actual: Sequence[Array], expected: Sequence[Array], rtol: float, name: str) -> None:

@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ContextDecorator
 from itertools import count
+from operator import attrgetter
 from typing import Any, ClassVar
 
 from tinygrad_bn.core.tensor import Tensor
@@ -19,6 +20,7 @@ from tinygrad_bn.errors import GraphFreedError, SavedTensorError
 Gradients = Sequence[Tensor | None]
 Hook = Callable[[Tensor], Tensor | None]
 _sequence = count(1).__next__
+_node_of = attrgetter("node")
 
 
 class _Mode(threading.local):
@@ -44,18 +46,32 @@ class Node:
         What else the rule needs: axes, shapes, numbers.
     """
 
-    __slots__ = ("__weakref__", "constants", "hooks", "inputs", "output", "saved", "sequence", "versions")
+    __slots__ = (
+        "__weakref__",
+        "constants",
+        "hooks",
+        "inputs",
+        "output",
+        "output_version",
+        "saved",
+        "sequence",
+        "versions",
+    )
     is_leaf: ClassVar[bool] = False
     outputs: ClassVar[int] = 1  # 2 stands for several, 0 for one of them
 
     def __init__(self, inputs: tuple[Tensor, ...], saved: tuple[Tensor, ...], constants: tuple[Any, ...] = ()) -> None:
         self.sequence = _sequence()
-        self.inputs: tuple[Node | None, ...] = tuple([t.node for t in inputs])
+        self.inputs: tuple[Node | None, ...] = tuple(map(_node_of, inputs))
         self.saved: tuple[Tensor, ...] | None = saved
-        self.versions = [0 if t.storage is None else t.storage.version for t in saved]
         self.constants = constants
         self.hooks: list[Hook] | None = None
         self.output: Tensor | None = None
+        self.versions: list[int] | None = None  # all 0
+        for tensor in saved:
+            if tensor.storage is not None:
+                self.versions = [t.version for t in saved]
+                break
 
     def backward(self, gy: Tensor) -> Gradients:
         """Return the gradient of each input, given the output's."""
@@ -74,24 +90,34 @@ class Node:
         saved = self.saved
         if saved is None:
             raise self.freed()
-        for tensor, version in zip(saved, self.versions):
-            if tensor.storage is not None and tensor.storage.version != version:
-                raise self.changed(tensor, version)
+        if self.versions is None:
+            for tensor in saved:
+                if tensor.storage is not None and tensor.storage.version != 0:
+                    raise self.changed(tensor, 0)
+        else:
+            for tensor, version in zip(saved, self.versions):
+                if tensor.storage is not None and tensor.storage.version != version:
+                    raise self.changed(tensor, version)
         return saved
 
     def save_output(self, out: Tensor) -> None:
-        """Save the output itself, without the reference cycle that saving the tensor would make."""
-        twin = out.alias()
+        """Save the output itself, by a twin: saving the tensor would make a reference cycle.
+
+        The twin gets the tensor's storage when that is made (``Tensor.shared_storage``).
+        """
+        twin = Tensor(out.array, out.dtype, out.device)
+        twin.contiguous_array = out.contiguous_array
+        twin.storage = out.storage
         self.output = twin
-        self.versions.append(twin.version)
+        self.output_version = out.version
 
     def unpack_output(self) -> Tensor:
         """Return the saved output, joined to this node where the backward pass is being recorded."""
         twin = self.output
         if twin is None:
             raise self.freed()
-        if twin.version != self.versions[-1]:
-            raise self.changed(twin, self.versions[-1])
+        if twin.storage is not None and twin.storage.version != self.output_version:
+            raise self.changed(twin, self.output_version)
         if not mode.grad:
             return twin
         joined = twin.alias()
@@ -154,10 +180,11 @@ class MultiNode(Node):
         """Return the gradient of each input, given those of the outputs, None where there is none."""
         raise NotImplementedError  # abstract: every recorded operation states its rule
 
-    def attach(self, outputs: Iterable[Tensor]) -> None:
-        """Make the outputs parts of this operation."""
+    def attach(self, outputs: Iterable[Tensor | None]) -> None:
+        """Make the outputs parts of this operation; None stands for one that was not computed."""
         for i, out in enumerate(outputs):
-            out.node = Part(self, i)
+            if out is not None:
+                out.node = Part(self, i)
 
 
 def record(

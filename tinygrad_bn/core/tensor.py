@@ -91,12 +91,16 @@ class Tensor(TensorMethods):
     def shared_storage(self) -> Storage:
         """Return the storage, made when something first shares or changes it."""
         if self.storage is None:
-            self.storage = Storage()
+            twin = None if self.node is None else self.node.output
+            if twin is not None and twin.array is self.array:
+                self.storage = twin.shared_storage()
+            else:
+                self.storage = Storage()
         return self.storage
 
     def bump(self) -> None:
         """Note an in-place change of the elements."""
-        self.shared_storage().version += 1
+        (self.storage or self.shared_storage()).version += 1
 
     def alias(self, array: Array | None = None) -> Tensor:
         """Return a tensor off the tape on the same storage, with another view of the array if one is given."""

@@ -57,6 +57,9 @@ def cross_entropy(
     Label smoothing: Szegedy et al. 2016 (arXiv:1512.00567), section 7.
     """
     op = "cross_entropy"
+    plain = weight is None and label_smoothing == 0.0 and size_average is None and reduce is None
+    if plain and not (isinstance(target, Tensor) and target.dtype.is_floating_point):
+        return cross_entropy_indices(input, target, ignore_index, reduction)
     check_current(op, size_average, reduce, reduction)
     if not 0.0 <= label_smoothing <= 1.0:
         raise ArgumentError(wrong(op, "label_smoothing", "from 0 to 1", label_smoothing))
@@ -64,8 +67,6 @@ def cross_entropy(
     is_tensor(op, "target", target)
     if target.dtype.is_floating_point:
         return _cross_entropy_probabilities(input, target, weight, ignore_index, reduction, label_smoothing)
-    if weight is None and label_smoothing == 0.0:
-        return cross_entropy_indices(input, target, ignore_index, reduction)
     _check_weight(op, input, weight)
     losses = cross_entropy_indices(input, target, ignore_index, "none")  # first: it checks the classes
     counts = _counts(input, target, weight, ignore_index)

@@ -183,16 +183,16 @@ def commit(
     """
     if not statistics.count:
         return
-    kernels = running_mean.device.kernels
-    mean, var = dense(running_mean), dense(running_var)
+    mean = running_mean.array if running_mean.contiguous_array else dense(running_mean)
+    var = running_var.array if running_var.contiguous_array else dense(running_var)
     taken = np.zeros(1, np.int64) if tracked is None else tracked.array.reshape(1)
     left = np.zeros(1, np.int64) if skipped is None else skipped
     rate = -1.0 if momentum is None else checked_momentum(momentum)
-    batch = (statistics.mean, statistics.var, statistics.count)
-    launch(kernels.batch_norm_update, *batch, rate, unbiased, mean, var, taken, left)
-    write_back(running_mean, mean)
-    write_back(running_var, var)
-    running_mean.bump()
-    running_var.bump()
+    kernel = running_mean.device.kernels.batch_norm_update
+    launch(kernel, statistics.rows, statistics.count, rate, unbiased, mean, var, taken, left)
+    for t, array in ((running_mean, mean), (running_var, var)):
+        if array is not t.array:
+            write_back(t, array)
+        t.bump()
     if tracked is not None:
         tracked.bump()

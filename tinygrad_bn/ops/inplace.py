@@ -64,7 +64,8 @@ def _keep_old_values(x: Tensor, result: Tensor) -> None:
         return
     old = movement.clone(x.alias())
     old.node = x.node
-    node.versions = [0 if s is x else v for s, v in zip(node.saved, node.versions)] + node.versions[len(node.saved) :]
+    versions = node.versions or [0] * len(node.saved)
+    node.versions = [0 if s is x else v for s, v in zip(node.saved, versions)]
     node.saved = tuple([old if s is x else s for s in node.saved])
 
 
@@ -126,6 +127,7 @@ def detach(input: Tensor) -> Tensor:
 
 def detach_(self: Tensor) -> Tensor:
     """Take the tensor itself off the tape."""
+    self.shared_storage()  # its node may have saved it: a change from now on must show there
     self.node = None
     return self
 

@@ -8,16 +8,18 @@ import numpy as np
 
 from tinygrad_bn.core.launch import launch
 from tinygrad_bn.core.registry import operation
-from tinygrad_bn.core.tape import Gradients, Node, mode, record
+from tinygrad_bn.core.tape import Gradients, MultiNode, Node, mode, record, recording
 from tinygrad_bn.core.tensor import Tensor
 from tinygrad_bn.errors import DTypeError, ShapeError, expected
 from tinygrad_bn.ops import movement, sums
 from tinygrad_bn.ops._broadcast import broadcast_shape
-from tinygrad_bn.ops._common import is_floating, is_tensor, plain, same_device
+from tinygrad_bn.ops._common import is_floating, is_tensor, new, plain, same_device
 from tinygrad_bn.ops._layout import product
 from tinygrad_bn.ops._operands import NOTHING, fit
+from tinygrad_bn.ops.composite import through_composite
 
 NO_BIAS = {name: np.empty(0, name) for name in ("float32", "float64")}
+NO_MATRIX = {name: np.empty((0, 0), name) for name in ("float32", "float64")}
 
 
 class Product(Node):
@@ -140,11 +142,62 @@ class Linear(Node):
     def backward(self, gy: Tensor) -> Gradients:
         x, weight = self.unpack()
         nx, nw, nb = self.inputs
-        return (
-            None if nx is None else product_of(gy, weight, "nn"),
-            None if nw is None else product_of(gy, x, "tn"),
-            None if nb is None else sums.scaled_sum(gy, (0,), False, 1.0),
+        return linear_backward(gy, x, weight, nx is not None, nw is not None, nb is not None)
+
+
+class LinearBackward(MultiNode):
+    """The derivatives of the three products, through their composite."""
+
+    __slots__ = ()
+
+    def backward_all(self, *gradients: Tensor | None) -> Gradients:
+        def composite(gy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+            gx = product_of(gy, weight, "nn") if wanted[0] else gy
+            gweight = product_of(gy, x, "tn") if wanted[1] else gy
+            return gx, gweight, sums.column_sum(gy)
+
+        wanted = self.constants[1]
+        return through_composite(composite, self.unpack(), gradients)
+
+
+@operation(LinearBackward)
+def linear_backward(
+    gy: Tensor, x: Tensor, weight: Tensor, for_x: bool, for_weight: bool, for_bias: bool
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Return the gradients of ``linear`` that are wanted, None for the others, all in one launch.
+
+    Parameters
+    ----------
+    gy : Tensor, shape (M, out_features)
+    x : Tensor, shape (M, in_features)
+        Not looked at unless the weight's gradient is wanted.
+    weight : Tensor, shape (out_features, in_features)
+        Not looked at unless the input's gradient is wanted.
+    """
+    m, n = gy.array.shape
+    device, dtype = gy.device, gy.dtype
+    none, no_bias = NO_MATRIX[dtype.name], NO_BIAS[dtype.name]
+    gx = new((m, weight.array.shape[1]), dtype, device) if for_x else None
+    gweight = new((n, x.array.shape[1]), dtype, device) if for_weight else None
+    gbias = new((n,), dtype, device) if for_bias else None
+    if m and n:
+        launch(
+            device.kernels.linear_backward,
+            gy.array if gy.contiguous_array else plain(gy),
+            plain(x) if for_weight else none,
+            plain(weight) if for_x else none,
+            none if gx is None else gx.array,
+            none if gweight is None else gweight.array,
+            no_bias if gbias is None else gbias.array,
         )
+    else:
+        for g in (gx, gweight, gbias):
+            if g is not None:
+                launch(device.kernels.fill, 0, g.array)
+    if recording(gy, x, weight):
+        node = LinearBackward((gy, x, weight), (gy, x, weight), (3, (for_x, for_weight)))
+        node.attach((gx, gweight, gbias))
+    return gx, gweight, gbias
 
 
 @operation(Linear)

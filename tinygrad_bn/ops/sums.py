@@ -63,6 +63,16 @@ def scaled_sum(x: Tensor, dims: tuple[int, ...], keepdim: bool, scale: float) ->
     return record(Sum, Tensor(array, x.dtype, x.device), (x,), constants=(x.array.shape, dims, scale))
 
 
+def column_sum(x: Tensor) -> Tensor:
+    """Return the sum over the first of two axes: the gradient of a bias, by the shortest way."""
+    rows, columns = x.array.shape
+    if not x.contiguous_array or not x.array.size:
+        return scaled_sum(x, (0,), False, 1.0)
+    out = x.device.empty((columns,), x.dtype)
+    launch(x.device.kernels.sum, x.array.reshape(1, rows, columns), 1.0, out.reshape(1, columns))
+    return record(Sum, Tensor(out, x.dtype, x.device), (x,), constants=((rows, columns), (0,), 1.0))
+
+
 @operation(Sum)
 def sum(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     """Return the sum over axes (all by default); integers and booleans are summed in int64.

@@ -240,9 +240,10 @@ def batch_norm_eval_backward(
 
 @jit()
 def batch_norm_update(
-    mean: Any, var: Any, count: Any, momentum: Any, unbiased: Any,
+    statistics: Any, count: Any, momentum: Any, unbiased: Any,
     running_mean: Any, running_var: Any, tracked: Any, skipped: Any,
 ) -> None:  # fmt: skip
+    mean, var = statistics[0], statistics[2]
     finite = True
     for c in range(mean.size):
         finite = finite and abs(mean[c]) < np.inf and abs(var[c]) < np.inf

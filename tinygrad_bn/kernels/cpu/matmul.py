@@ -14,7 +14,8 @@ from numba import prange
 
 from tinygrad_bn.kernels.cpu._jit import jit, parallel
 from tinygrad_bn.kernels.cpu.blas import PART, blas_rows
-from tinygrad_bn.kernels.cpu.simd import lanes
+from tinygrad_bn.kernels.cpu.reduction import column_sums
+from tinygrad_bn.kernels.cpu.simd import lanes, store_first
 from tinygrad_bn.kernels.cpu.tiles import DOT_COLUMNS, DOT_ROWS, REGISTERS, ROWS, tiles
 
 _tiles = tiles()
@@ -23,6 +24,7 @@ outer_row, outer_row_edge = _tiles.outer_row, _tiles.outer_row_edge
 dot_full, dot_row = _tiles.dot_full, _tiles.dot_row
 
 GRAIN = 400_000  # multiply-adds from which two threads pay
+SLICES = 16  # shares of the rows of both gradients of ``linear``
 
 
 @jit()
@@ -211,3 +213,39 @@ def add_bias(rows: Any, bias: Any) -> None:
         row = rows[i]
         for j in range(bias.size):
             row[j] += bias[j]
+
+
+@jit()
+def product_rows(
+    a: Any, row_step: Any, k_step: Any, b: Any, c: Any, m: Any, n: Any, k: Any, slice_: Any, slices: Any
+) -> None:
+    """One of ``slices`` equal shares of the rows of C = A B, or of C = Aᵀ B where A's rows are its k."""
+    blocks = parts(m, ROWS)
+    lo = blocks * slice_ // slices * ROWS
+    hi = blocks * (slice_ + 1) // slices * ROWS if slice_ + 1 < slices else m
+    if lo < hi:
+        if large(m, n, k):
+            blas_rows(a, b, c, m, n, k, lo, hi, k_step != 1, False)
+        else:
+            outer_rows(a, lo * row_step, row_step, k_step, b, 0, c, lo * n, hi - lo, n, k)
+
+
+def _linear_backward_work(gy: Any, x: Any, weight: Any, gx: Any, gweight: Any, gbias: Any) -> int:
+    return gy.shape[0] * gweight.size + gy.shape[1] * gx.size  # type: ignore[no-any-return]
+
+
+@parallel(work=_linear_backward_work, grain=GRAIN)
+def linear_backward(gy: Any, x: Any, weight: Any, gx: Any, gweight: Any, gbias: Any) -> None:
+    m, n = gy.shape
+    fgy = gy.reshape(-1)
+    width = lanes(gy)
+    for slice_ in prange(SLICES):
+        if gweight.size:
+            product_rows(fgy, 1, n, x.reshape(-1), gweight.reshape(-1), n, gweight.shape[1], m, slice_, SLICES)
+        if gx.size:
+            product_rows(fgy, n, 1, weight.reshape(-1), gx.reshape(-1), m, gx.shape[1], n, slice_, SLICES)
+        if gbias.size:
+            registers = -(-n // width)
+            for r in range(registers * slice_ // SLICES, registers * (slice_ + 1) // SLICES):
+                j = r * width
+                store_first(gbias, j, column_sums(fgy, j, m, n, n - j), n - j)

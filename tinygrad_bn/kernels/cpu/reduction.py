@@ -51,7 +51,7 @@ def column_sums(x: Any, start: Any, rows: Any, stride: Any, n: Any) -> Any:
         lost = (t - total) - y
         total = t
         plain = plain + v
-    return total, plain
+    return unless_nan(total, plain)  # compensation makes NaN of an infinite sum; the plain one tells which it is
 
 
 def _elements(x: Any, *rest: Any) -> int:
@@ -72,9 +72,7 @@ def sum(x: Any, scale: Any, out: Any) -> None:
         for j in prange(a * chunks):
             i = j // chunks
             lo = j % chunks * width
-            sums, plain = column_sums(x, i * r * b + lo, r, b, b - lo)
-            # compensation turns an infinite sum into NaN: the plain sum tells which it is
-            store_first(out, i * b + lo, unless_nan(sums, plain) * factor, b - lo)
+            store_first(out, i * b + lo, column_sums(x, i * r * b + lo, r, b, b - lo) * factor, b - lo)
 
 
 @jit()

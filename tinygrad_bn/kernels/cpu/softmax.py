@@ -179,9 +179,10 @@ def cross_entropy(
             total += loss
             if reduction == 2:
                 out[i, j] = loss
-    scale[0] = 1.0 / counted if reduction == 0 else 1.0
+    n = np.float64(counted)
+    scale[0] = np.float64(1.0) / n if reduction == 0 else 1.0
     if reduction != 2:
-        out[0, 0] = total / counted if reduction == 0 else total
+        out[0, 0] = total / n if reduction == 0 else total
 
 
 @jit()

@@ -100,7 +100,7 @@ def batch_norm_eval_backward(
 
 @spec(updates="running_mean running_var tracked skipped", writes="")
 def batch_norm_update(
-    mean: Array, var: Array, count: int, momentum: float, unbiased: bool,
+    statistics: Array, count: int, momentum: float, unbiased: bool,
     running_mean: Array, running_var: Array, tracked: Array, skipped: Array,
 ) -> None:  # fmt: skip
     """Move the running statistics towards a batch's: running += momentum (batch - running).
@@ -110,6 +110,7 @@ def batch_norm_update(
     ``count`` values a channel went into the statistics: the running variance takes Bessel's factor count / (count -
     1) if ``unbiased``.
     """
+    mean, var = statistics[0], statistics[2]
     if not (np.isfinite(mean).all() and np.isfinite(var).all()):
         skipped[0] += 1
         return

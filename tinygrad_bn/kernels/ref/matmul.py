@@ -37,6 +37,18 @@ def matmul_tn(a: Array, b: Array, out: Array) -> None:
         out[...] = np.matmul(np.swapaxes(a, -1, -2), b)
 
 
+@spec(writes="gx gweight gbias")
+def linear_backward(gy: Array, x: Array, weight: Array, gx: Array, gweight: Array, gbias: Array) -> None:
+    """gx = gy W, gweight = gyᵀ x, gbias = Σ gy, each left out where its array is empty."""
+    with np.errstate(all="ignore"):
+        if gx.size:
+            gx[...] = gy @ weight
+        if gweight.size:
+            gweight[...] = gy.T @ x
+        if gbias.size:
+            gbias[...] = gy.sum(axis=0, dtype=np.float64)
+
+
 @spec()
 def linear(x: Array, weight: Array, bias: Array, out: Array) -> None:
     """x (M, K), weight (N, K), bias (N,) or (0,), out (M, N)."""

@@ -1,0 +1,847 @@
+"""Kernels of ``cpu`` against ``ref``, the specification: catalogue, values, accuracy, bits that no thread changes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import strategies
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+import tinygrad_bn as tb
+from tinygrad_bn.core import launch
+from tinygrad_bn.core.device import cpu, ref
+from tinygrad_bn.core.dtype import float32
+from tinygrad_bn.core.table import Table
+from tinygrad_bn.errors import ArgumentError
+from tinygrad_bn.kernels import TOPICS, Backend, catalogue
+from tinygrad_bn.kernels.spec import Kernel, parameters_of, spec
+from tinygrad_bn.ops.batch_norm import batch_norm_train
+from tinygrad_bn.testing import assert_close
+
+Array = np.ndarray[Any, Any]
+Arguments = dict[str, Any]
+
+REEXPORTED = {"arange", "copy", "fill", "linspace", "sum_int", "take_words"}
+"""Kernels that cpu takes from ref on purpose: NumPy is as fast, and none is on a hot path but copies, NumPy's own."""
+
+# ---------------------------------------------------------------------------------------------------------- catalogue
+
+
+def _function(package: str, name: str) -> Any:
+    return getattr(Backend(package).module(catalogue()[name][0]), name)
+
+
+@pytest.mark.jit_off
+@pytest.mark.parametrize("name", sorted(catalogue()))
+def test_cpu_has_every_kernel_with_the_same_parameters(name: str) -> None:
+    assert parameters_of(_function("cpu", name)) == parameters_of(_function("ref", name))
+
+
+@pytest.mark.jit_off
+def test_what_cpu_takes_from_ref_is_listed() -> None:
+    same = {n for n in catalogue() if _function("cpu", n) is _function("ref", n)}
+    assert same == REEXPORTED
+
+
+@pytest.mark.jit_off
+def test_no_kernel_of_cpu_is_missing_in_the_catalogue() -> None:
+    """A driver that ref does not specify would never be tested."""
+    for topic in TOPICS:
+        module = cpu.kernels.module(topic)
+        drivers = {n for n, f in vars(module).items() if hasattr(f, "driver") and not n.startswith("_")}
+        assert drivers <= set(catalogue())
+
+
+@pytest.mark.jit_off
+def test_declarations() -> None:
+    """Every kernel says what it writes, and nothing twice."""
+    for name, (_, declared) in catalogue().items():
+        parameters = parameters_of(_function("ref", name))
+        named = declared.writes + declared.updates + declared.workspace
+        assert declared.writes or declared.updates, name
+        assert len(set(named)) == len(named), name
+        assert set(named) <= set(parameters), name
+        assert bool(declared.status) == (parameters[-1] == "status"), name
+
+
+@pytest.mark.jit_off
+def test_a_wrong_declaration_is_refused() -> None:
+    with pytest.raises(TypeError, match="kernel f: no parameter named y"):
+
+        @spec(writes="y")
+        def f(x: Array, out: Array) -> None:
+            out[...] = x
+
+
+@pytest.mark.jit_off
+def test_a_kernel_that_does_not_exist() -> None:
+    with pytest.raises(AttributeError, match="no kernel is named 'convolve'"):
+        cpu.kernels.convolve  # noqa: B018
+
+
+@pytest.mark.jit_off
+def test_kernels_return_nothing_and_allocate_no_argument() -> None:
+    for name in catalogue():
+        signature = inspect.signature(_function("ref", name))
+        assert signature.return_annotation in (None, "None"), name
+        assert all(p.default is inspect.Parameter.empty for p in signature.parameters.values()), name
+
+
+# ---------------------------------------------------------------------------------------- problems, one for each kernel
+
+
+def blank(shape: Any, dtype: Any) -> Array:
+    """Memory that holds what no kernel should leave there."""
+    return np.full(shape, np.nan if np.dtype(dtype).kind == "f" else 77, dtype)
+
+
+UNARY = ("neg", "abs", "sign", "exp", "log", "sqrt", "tanh", "sigmoid", "relu", "logical_not")
+BINARY = (
+    "add",
+    "sub",
+    "mul",
+    "div",
+    "pow",
+    "maximum",
+    "minimum",
+    "eq",
+    "ne",
+    "lt",
+    "le",
+    "gt",
+    "ge",
+    "logical_and",
+    "logical_or",
+    "sigmoid_backward",
+    "tanh_backward",
+    "relu_backward",
+    "sqrt_backward",
+)
+TERNARY = ("where", "clamp", "within", "maximum_backward")
+TO_BOOL = ("logical_not", "eq", "ne", "lt", "le", "gt", "ge", "logical_and", "logical_or", "within")
+ROUGH = {
+    "exp": 4e-7,
+    "log": 4e-7,
+    "tanh": 4e-7,
+    "sigmoid": 4e-7,
+    "pow": 1e-6,
+    "sigmoid_backward": 1e-6,
+    "tanh_backward": 1e-6,
+}
+"""Relative errors of float32 where bits may differ."""
+
+
+@st.composite
+def elementwise(draw: st.DrawFn, name: str, dtype: str) -> Arguments:
+    """Flat operands, some of one element; or four axes of which each operand broadcasts its own."""
+    names = parameters_of(_function("ref", name))[:-1]
+    safe = not name.endswith("_backward")
+    if draw(st.booleans()):
+        n = draw(st.one_of(st.integers(0, 3), st.integers(0, 70)))
+        full = draw(st.integers(0, len(names) - 1))
+        operands = [(n,) if i == full or draw(st.booleans()) else (1,) for i in range(len(names))]
+        shape: tuple[int, ...] = (n,)
+    else:
+        shape = (*[draw(st.integers(1, 4)) for _ in range(3)], draw(st.integers(1, 20)))
+        operands = [tuple(1 if draw(st.integers(0, 2)) == 0 else k for k in shape) for _ in names]
+        shape = np.broadcast_shapes(*operands)
+    out: Arguments = {}
+    for i, (operand, s) in enumerate(zip(names, operands, strict=True)):
+        if operand == "condition":
+            out[operand] = draw(strategies.values(s, dtype)) > 0
+        else:
+            out[operand] = draw(strategies.values(s, dtype, specials=safe, positive=name == "sqrt_backward" and i == 1))
+    return {**out, "out": blank(shape, bool if name in TO_BOOL else dtype)}
+
+
+def _abr(draw: st.DrawFn, least: int = 1, wide: int = 40) -> tuple[int, int, int]:
+    return draw(st.integers(1, 5)), draw(st.integers(least, 30)), draw(st.one_of(st.just(1), st.integers(1, wide)))
+
+
+@st.composite
+def rows(draw: st.DrawFn, name: str, dtype: str) -> Arguments:
+    """Softmax and its relatives, and sums, over (A, R, B)."""
+    a, r, b = _abr(draw)
+    if draw(st.integers(0, 9)) == 0:
+        r = 1100  # more than a block
+    whole = (a, r, b)
+    draw_values = lambda s, **k: draw(strategies.values(s, dtype, **k))  # noqa: E731
+    match name:
+        case "sum":
+            return {"x": draw_values(whole), "scale": draw(st.sampled_from([1.0, 0.25])), "out": blank((a, b), dtype)}
+        case "sum_int":
+            return {"x": draw(st.integers(0, 99)) + np.arange(a * r * b).reshape(whole), "out": blank((a, b), np.int64)}
+        case "extreme":
+            x = draw_values(whole, specials=True)
+            return {
+                "x": x,
+                "largest": draw(st.booleans()),
+                "out": blank((a, b), dtype),
+                "index": blank((a, b), np.int64),
+            }
+        case "logsumexp":
+            return {"x": draw_values(whole), "out": blank((a, b), dtype)}
+        case "softmax" | "log_softmax":
+            return {"x": draw_values(whole), "out": blank(whole, dtype)}
+        case _:
+            return {"gy": draw_values(whole), "y": draw_values(whole) / 30, "out": blank(whole, dtype)}
+
+
+@st.composite
+def entropy(draw: st.DrawFn, name: str, dtype: str) -> Arguments:
+    a, c, b = _abr(draw, wide=5)
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+    x, target = draw(strategies.values((a, c, b), dtype)), rng.integers(0, c, (a, b))
+    ignore = draw(st.sampled_from([-100, 0]))
+    reduction = draw(st.integers(0, 2))
+    if reduction == 0 and (target == ignore).all():
+        ignore = -100
+    shape = (a, b) if reduction == 2 else (1, 1)
+    forward = {
+        "x": x,
+        "target": target,
+        "ignore_index": ignore,
+        "reduction": reduction,
+        "out": blank(shape, dtype),
+        "lse": blank((a, b), dtype),
+        "scale": blank((1,), dtype),
+        "status": np.zeros(4, np.int64),
+    }
+    if name == "cross_entropy":
+        return forward
+    ref.kernels.cross_entropy.serial(*forward.values())
+    return {
+        "gy": draw(strategies.values(shape, dtype)),
+        "x": x,
+        "target": target,
+        "lse": forward["lse"],
+        "scale": forward["scale"],
+        "ignore_index": ignore,
+        "out": blank(x.shape, dtype),
+    }
+
+
+@st.composite
+def products(draw: st.DrawFn, name: str, dtype: str) -> Arguments:
+    edge = st.one_of(st.integers(1, 9), st.sampled_from([16, 17, 31, 48, 50, 65, 100]))
+    m, n, k = draw(edge), draw(edge), draw(edge)
+    if name == "linear":
+        bias = draw(st.sampled_from([0, n]))
+        return {
+            "x": draw(strategies.values((m, k), dtype)),
+            "weight": draw(strategies.values((n, k), dtype)),
+            "bias": draw(strategies.values((bias,), dtype)),
+            "out": blank((m, n), dtype),
+        }
+    if name == "linear_backward":
+        for_x, for_weight, for_bias = (draw(st.booleans()) for _ in range(3))
+        none = np.empty((0, 0), dtype)
+        return {
+            "gy": draw(strategies.values((m, n), dtype)),
+            "x": draw(strategies.values((m, k), dtype)) if for_weight else none,
+            "weight": draw(strategies.values((n, k), dtype)) if for_x else none,
+            "gx": blank((m, k), dtype) if for_x else none,
+            "gweight": blank((n, k), dtype) if for_weight else none,
+            "gbias": blank(n if for_bias else 0, dtype),
+        }
+    batch = draw(st.integers(1, 3))
+    left = (k, m) if name == "matmul_tn" else (m, k)
+    right = (n, k) if name == "matmul_nt" else (k, n)
+    a = draw(strategies.values((draw(st.sampled_from([1, batch])), *left), dtype))
+    b = draw(strategies.values((draw(st.sampled_from([1, batch])), *right), dtype))
+    return {"a": a, "b": b, "out": blank((max(a.shape[0], b.shape[0]), m, n), dtype)}
+
+
+@st.composite
+def normalisations(draw: st.DrawFn, name: str, dtype: str) -> Arguments:
+    large = 1e4 if name == "batch_norm_train" and dtype == "float32" else 100.0
+    p = draw(strategies.batches(dtype, max_mean=large))
+    n, c, _ = p.x.shape
+    cuts = draw(st.integers(1, min(n, 3)))
+    statistics = blank((4, c), dtype)
+    train = {
+        "x": p.x,
+        "weight": p.weight,
+        "bias": p.bias,
+        "eps": p.eps,
+        "act": p.act,
+        "y": blank(p.x.shape, dtype),
+        "statistics": statistics,
+        "parts": blank((c, cuts, 3), np.float64),
+    }
+    if name == "batch_norm_train":
+        return train
+    ref.kernels.batch_norm_train.serial(*train.values())
+    if p.act and name.endswith("backward"):
+        plain = {**train, "act": 0, "y": np.empty(p.x.shape)}
+        ref.kernels.batch_norm_train.serial(*plain.values())
+        assume(np.abs(plain["y"]).min() > 1e-4)  # nothing so near the kink that rounding decides
+    gradients = {"gx": blank(p.x.shape, dtype), "gweight": blank(c, dtype), "gbias": blank(c, dtype)}
+    if name == "batch_norm_backward":
+        return {
+            "gy": p.gy,
+            "x": p.x,
+            "weight": p.weight,
+            "bias": p.bias,
+            "statistics": statistics,
+            "act": p.act,
+            **gradients,
+            "parts": train["parts"],
+        }
+    mean, var = statistics[0].copy(), statistics[2].copy()
+    given_ = {"x": p.x, "weight": p.weight, "bias": p.bias, "mean": mean, "var": var, "eps": p.eps, "act": p.act}
+    if name == "batch_norm_eval":
+        return {**given_, "y": blank(p.x.shape, dtype)}
+    return {"gy": p.gy, **given_, **gradients, "parts": blank((c, 1, 3), np.float64)}
+
+
+@st.composite
+def updates(draw: st.DrawFn, name: str, dtype: str) -> Arguments:
+    c = draw(st.integers(1, 20))
+    statistics = draw(strategies.values((4, c), dtype, positive=True))
+    if draw(st.booleans()):
+        row, channel = draw(st.sampled_from([0, 2])), draw(st.integers(0, c - 1))
+        statistics[row, channel] = draw(st.sampled_from([np.nan, np.inf]))
+    return {
+        "statistics": statistics,
+        "count": draw(st.integers(1, 50)),
+        "momentum": draw(st.sampled_from([0.1, 1.0, -1.0])),
+        "unbiased": draw(st.booleans()),
+        "running_mean": draw(strategies.values((c,), dtype)),
+        "running_var": draw(strategies.values((c,), dtype, positive=True)),
+        "tracked": np.array([draw(st.integers(0, 9))]),
+        "skipped": np.array([draw(st.integers(0, 9))]),
+    }
+
+
+@st.composite
+def gathers(draw: st.DrawFn, name: str, dtype: str) -> Arguments:
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+    s, r, m = draw(st.integers(1, 6)), draw(st.integers(0, 5)), draw(st.integers(0, 8))
+    b = draw(st.integers(1, 4))
+    match name:
+        case "ravel_index":
+            extents = rng.integers(1, 5, draw(st.integers(1, 3)))
+            indices = np.stack([rng.integers(-n - draw(st.integers(0, 1)), n, m) for n in extents])
+            return {
+                "indices": indices,
+                "extents": extents,
+                "out": np.zeros(m, np.int64),
+                "status": np.zeros(4, np.int64),
+            }
+        case "take_rows":
+            return {
+                "x": draw(strategies.values((s, r), dtype)),
+                "positions": rng.integers(0, s, m),
+                "out": blank((m, r), dtype),
+            }
+        case "put_rows" | "add_rows":
+            return {
+                "x": draw(strategies.values((m, r), dtype)),
+                "positions": rng.integers(0, s, m),
+                "out": draw(strategies.values((s, r), dtype)),
+            }
+        case "take_along":
+            positions = rng.integers(0, s, (2, m, b))
+            return {
+                "x": draw(strategies.values((2, s, b), dtype)),
+                "positions": positions,
+                "out": blank((2, m, b), dtype),
+            }
+        case _:
+            positions = rng.integers(0, s, (2, m, b))
+            return {
+                "gy": draw(strategies.values((2, m, b), dtype)),
+                "positions": positions,
+                "out": blank((2, s, b), dtype),
+            }
+
+
+@st.composite
+def draws(draw: st.DrawFn, name: str, dtype: str) -> Arguments:
+    key = np.array([draw(st.integers(-(2**63), 2**63 - 1)), draw(st.integers(0, 2**40))])
+    n = draw(st.one_of(st.integers(0, 9), st.integers(0, 5000)))
+    match name:
+        case "take_words":
+            return {"state": key, "count": n, "key": np.zeros(2, np.int64)}
+        case "uniform":
+            return {"key": key, "low": -1.0, "high": 3.0, "out": blank(n, dtype)}
+        case "normal":
+            return {"key": key, "mean": 1.0, "std": 2.0, "out": blank(n, dtype)}
+        case "integers":
+            return {"key": key, "low": -3, "high": draw(st.sampled_from([-2, 5, 2**62])), "out": blank(n, np.int64)}
+        case "permutation":
+            return {"key": key, "out": blank(min(n, 300), np.int64)}
+        case _:
+            p = draw(st.sampled_from([0.0, 0.25, 0.999, 1.0]))
+            return {"x": draw(strategies.values((n,), dtype)), "key": key, "p": p, "out": blank(n, dtype)}
+
+
+@st.composite
+def fillings(draw: st.DrawFn, name: str, dtype: str) -> Arguments:
+    n = draw(st.integers(0, 9))
+    match name:
+        case "copy":
+            x = draw(strategies.values((n, 3), "float64"))
+            return {"x": x.T if draw(st.booleans()) else x.T.copy(), "out": blank((3, n), dtype)}
+        case "fill":
+            return {"value": 2.5, "out": blank((n, 2), dtype)}
+        case "arange":
+            return {"start": 1.5, "step": -0.5, "out": blank(n, dtype)}
+        case _:
+            return {"start": -1.0, "end": 2.0, "out": blank(n, dtype)}
+
+
+MAKERS: dict[str, tuple[Callable[[str, str], st.SearchStrategy[Arguments]], float]] = {
+    **dict.fromkeys((*UNARY, *BINARY, *TERNARY), (elementwise, 0.0)),
+    **dict.fromkeys(
+        ("sum", "logsumexp", "softmax", "log_softmax", "softmax_backward", "log_softmax_backward"), (rows, 1e-06)
+    ),
+    **dict.fromkeys(("sum_int", "extreme"), (rows, 0.0)),
+    **dict.fromkeys(("cross_entropy", "cross_entropy_backward"), (entropy, 2e-06)),
+    **dict.fromkeys(("matmul_nn", "matmul_nt", "matmul_tn", "linear", "linear_backward"), (products, 2e-06)),
+    **dict.fromkeys(
+        ("batch_norm_train", "batch_norm_backward", "batch_norm_eval", "batch_norm_eval_backward"),
+        (normalisations, 1e-05),
+    ),
+    "batch_norm_update": (updates, 1e-6),
+    **dict.fromkeys(("ravel_index", "take_rows", "put_rows", "take_along"), (gathers, 0.0)),
+    **dict.fromkeys(("add_rows", "spread"), (gathers, 1e-06)),
+    **dict.fromkeys(("take_words", "integers", "permutation", "dropout"), (draws, 0.0)),
+    **dict.fromkeys(("uniform", "normal"), (draws, 1e-06)),
+    **dict.fromkeys(("copy", "fill", "arange", "linspace"), (fillings, 0.0)),
+}
+"""How a kernel's arguments are drawn, and to what relative error float32 must agree (0: to the bit)."""
+WITH_TABLES = {"sgd", "adam", "scale", "square_sums"}
+
+
+def test_every_kernel_has_a_problem() -> None:
+    assert set(MAKERS) | WITH_TABLES == set(catalogue())
+
+
+def copied(arguments: Arguments) -> Arguments:
+    return {k: v.copy(order="K") if isinstance(v, np.ndarray) else v for k, v in arguments.items()}
+
+
+SUMS = {"sum", "matmul_nn", "matmul_nt", "matmul_tn", "linear", "linear_backward", "add_rows", "spread"}
+
+
+def scales(name: str, before: Arguments) -> dict[str, Array]:
+    """The size of the terms that cancel in a result: what rounding errors are relative to."""
+    if name in SUMS:  # the same sum of the terms' sizes
+        absolute = {k: np.abs(v) if isinstance(v, np.ndarray) and v.dtype.kind == "f" else v for k, v in before.items()}
+        getattr(ref.kernels, name).serial(*absolute.values())
+        declared = catalogue()[name][1]
+        return {k: absolute[k] for k in declared.writes + declared.updates}
+    if name == "batch_norm_update":
+        return {k: np.abs(before[k]) for k in ("running_mean", "running_var")}
+    if name in ("softmax_backward", "log_softmax_backward"):
+        return {"out": np.abs(before["gy"]).sum(1, keepdims=True) * (np.exp(before["y"]) + np.abs(before["y"]))}
+    if name in ("sigmoid_backward", "tanh_backward"):
+        return {"out": np.abs(before["gy"]) * (1 + before["y"] ** 2)}
+    if name == "cross_entropy_backward":
+        return {"out": np.broadcast_to(np.abs(before["gy"][:, None] * before["scale"][0]), before["x"].shape)}
+    if not (name.startswith("batch_norm") and name.endswith("backward")):
+        return {}
+    x, g = before["x"].astype(np.float64), np.abs(before["gy"].astype(np.float64))
+    if "statistics" in before:
+        mean, _, _, invstd = before["statistics"].astype(np.float64)
+    else:
+        mean, invstd = before["mean"].astype(np.float64), 1 / np.sqrt(before["var"].astype(np.float64) + before["eps"])
+    hat = np.abs(x - mean[:, None]) * invstd[:, None]
+    gain = np.abs(before["weight"]) * invstd if before["weight"].size else invstd
+    return {"gx": gain[:, None] * (g + g.max() * (1 + hat)), "gweight": (g * hat).sum((0, 2)), "gbias": g.sum((0, 2))}
+
+
+def compare(name: str, ours: Arguments, theirs: Arguments, before: Arguments, rtol: float) -> None:
+    """What is written agrees; what is only read is unchanged."""
+    declared = catalogue()[name][1]
+    changed = declared.writes + declared.updates
+    allowed = scales(name, before)
+    for key, value in ours.items():
+        if not isinstance(value, np.ndarray) or key in declared.workspace:
+            continue
+        if key not in changed and key != "status":
+            np.testing.assert_array_equal(value, before[key], err_msg=f"{name} changed {key}")
+        elif rtol == 0 or value.dtype.kind != "f":
+            np.testing.assert_array_equal(value, theirs[key], err_msg=f"{name}: {key}")
+        elif key in allowed:
+            assert (
+                np.abs(value.astype(np.float64) - theirs[key]) <= rtol * (np.abs(theirs[key]) + allowed[key])
+            ).all(), f"{name}: {key}"
+        else:
+            assert_close(value, theirs[key], rtol, f"{name}: {key}")
+
+
+@pytest.mark.jit_off
+@pytest.mark.bounds
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", sorted(set(MAKERS) - REEXPORTED))
+@given(data=st.data())
+def test_cpu_agrees_with_ref(name: str, dtype: str, data: st.DataObject) -> None:
+    """Whole problems: sizes 0 and 1, broadcasting, special values, large means, absent weights, any number of parts."""
+    maker, rtol = MAKERS[name]
+    before = data.draw(maker(name, dtype))
+    rtol = ROUGH.get(name, rtol)
+    ours, theirs = copied(before), copied(before)
+    with np.errstate(all="ignore"):
+        getattr(cpu.kernels, name).serial(*ours.values())
+        getattr(ref.kernels, name).serial(*theirs.values())
+    if name == "ravel_index" and ours["status"][0]:
+        ours.pop("out")
+        theirs.pop("out")
+    compare(name, ours, theirs, before, rtol if dtype == "float32" else min(rtol, 1e-11))
+
+
+@pytest.mark.jit_off
+@pytest.mark.parametrize("name", sorted(REEXPORTED))
+@given(data=st.data())
+def test_what_is_shared_writes_all_it_promises(name: str, data: st.DataObject) -> None:
+    before = data.draw((MAKERS[name][0])(name, "float64"))
+    after = copied(before)
+    getattr(cpu.kernels, name).serial(*after.values())
+    declared = catalogue()[name][1]
+    for key, value in after.items():
+        if key in declared.writes and value.dtype.kind == "f":
+            assert np.isfinite(value).all()
+        elif key not in declared.updates + declared.writes and isinstance(value, np.ndarray):
+            np.testing.assert_array_equal(value, before[key])
+
+
+# --------------------------------------------------------------------------------------------------- kernels on tables
+
+TABLES: dict[str, tuple[int, list[list[float]]]] = {
+    # number of arrays in a row besides the steps, and settings of hyper
+    "sgd": (
+        3,
+        [
+            [0.1, 0.0, 0.0, 0.0, 0, 0],
+            [0.1, 0.9, 0.0, 1e-2, 0, 0],
+            [0.1, 0.9, 0.0, 1e-2, 1, 0],
+            [0.05, 0.8, 0.3, 0.0, 0, 1],
+        ],
+    ),
+    "adam": (
+        5,
+        [
+            [1e-2, 0.9, 0.99, 1e-8, 0.0, 0, 0, 0],
+            [1e-2, 0.9, 0.99, 1e-8, 0.1, 0, 1, 0],
+            [1e-2, 0.9, 0.99, 1e-8, 0.1, 1, 0, 1],
+        ],
+    ),
+}
+
+
+def _tables(name: str, count: int, dtype: str, device: Any) -> tuple[Table, list[list[Array]]]:
+    rng = np.random.default_rng(0)
+    rows_ = []
+    for size in (1, 7, 4096, 5003):
+        arrays = [rng.standard_normal(size).astype(dtype) for _ in range(count)]
+        if name == "adam":
+            arrays[3:] = [np.abs(a) for a in arrays[3:]]
+        rows_.append(arrays + ([np.zeros(1, dtype)] if name in TABLES else []))
+    return Table(rows_, getattr(tb, dtype), device), rows_
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("name", "hyper"), [(n, h) for n, (_, hs) in TABLES.items() for h in hs])
+def test_optimiser_kernels(name: str, hyper: list[float], dtype: str) -> None:
+    """Three steps over small and large parameters."""
+    found = []
+    for device in (cpu, ref):
+        table, arrays = _tables(name, TABLES[name][0], dtype, device)
+        for _ in range(3):
+            getattr(device.kernels, name).serial(table.data, table.like, np.array(hyper))
+        found.append(arrays)
+    for ours, theirs in zip(*found, strict=True):
+        for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+            if name == "adam" and i == 4 and not hyper[6]:
+                continue  # the largest second moment is not kept
+            assert_close(a, b, 3e-6 if dtype == "float32" else 1e-12, f"{name}: array {i}")
+        assert ours[-1].tolist() == [3.0]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_sums_of_squares_and_scaling(dtype: str) -> None:
+    sums = []
+    for device in (cpu, ref):
+        table, arrays = _tables("scale", 1, dtype, device)
+        out = np.full(4, np.nan)
+        device.kernels.square_sums.serial(table.data, table.like, out)
+        np.testing.assert_allclose(out, [(a[0].astype(np.float64) ** 2).sum() for a in arrays], rtol=1e-12)
+        device.kernels.scale.serial(table.data, table.like, np.array([0.25]))
+        sums.append(arrays)
+    for ours, theirs in zip(*sums, strict=True):
+        np.testing.assert_array_equal(ours[0], theirs[0])
+
+
+# ----------------------------------------------------------------------------------------------------- bits and threads
+
+
+def _hot() -> dict[str, Callable[[], Arguments]]:
+    """Large enough for the pool; shapes that take every branch of the partition."""
+    rng = np.random.default_rng(0)
+
+    def f(*shape: int) -> Array:
+        return rng.standard_normal(shape).astype(np.float32)
+
+    def bn(n: int, c: int, length: int, cuts: int, backward: bool = False) -> Arguments:
+        train = {
+            "x": f(n, c, length),
+            "weight": f(c),
+            "bias": f(c),
+            "eps": 1e-5,
+            "act": 1,
+            "y": blank((n, c, length), np.float32),
+            "statistics": blank((4, c), np.float32),
+            "parts": blank((c, cuts, 3), np.float64),
+        }
+        if not backward:
+            return train
+        ref.kernels.batch_norm_train.serial(*train.values())
+        return {
+            "gy": f(n, c, length),
+            "x": train["x"],
+            "weight": train["weight"],
+            "bias": train["bias"],
+            "statistics": train["statistics"],
+            "act": 1,
+            "gx": blank((n, c, length), np.float32),
+            "gweight": blank(c, np.float32),
+            "gbias": blank(c, np.float32),
+            "parts": train["parts"],
+        }
+
+    def product(name: str, m: int, n: int, k: int, batch: int = 1) -> Arguments:
+        left = (batch, k, m) if name == "matmul_tn" else (batch, m, k)
+        return {
+            "a": f(*left),
+            "b": f(*((batch, n, k) if name == "matmul_nt" else (batch, k, n))),
+            "out": blank((batch, m, n), np.float32),
+        }
+
+    return {
+        "exp": lambda: {"x": f(100_003), "out": blank(100_003, np.float32)},
+        "add": lambda: {"x": f(200_003), "y": f(200_003), "out": blank(200_003, np.float32)},
+        "sum rows": lambda: {"x": f(37, 5001, 1), "scale": 0.5, "out": blank((37, 1), np.float32)},
+        "sum columns": lambda: {"x": f(3, 999, 77), "scale": 0.5, "out": blank((3, 77), np.float32)},
+        "softmax": lambda: {"x": f(700, 101, 1), "out": blank((700, 101, 1), np.float32)},
+        "batch_norm_train rows": lambda: bn(16, 9, 200, 1),
+        "batch_norm_train parts": lambda: bn(64, 3, 333, 4),
+        "batch_norm_train columns": lambda: bn(700, 50, 1, 2),
+        "batch_norm_backward rows": lambda: bn(16, 9, 200, 1, True),
+        "batch_norm_backward parts": lambda: bn(64, 3, 333, 4, True),
+        "batch_norm_backward columns": lambda: bn(700, 50, 1, 2, True),
+        "matmul_nn": lambda: product("matmul_nn", 101, 67, 83),
+        "matmul_nt": lambda: product("matmul_nt", 101, 67, 83),
+        "matmul_tn": lambda: product("matmul_tn", 101, 67, 83),
+        "matmul_nn large": lambda: product("matmul_nn", 130, 210, 5000),
+        "linear": lambda: {"x": f(203, 97), "weight": f(101, 97), "bias": f(101), "out": blank((203, 101), np.float32)},
+        "linear_backward": lambda: {
+            "gy": f(203, 101),
+            "x": f(203, 97),
+            "weight": f(101, 97),
+            "gx": blank((203, 97), np.float32),
+            "gweight": blank((101, 97), np.float32),
+            "gbias": blank(101, np.float32),
+        },
+        "uniform": lambda: {"key": np.array([1, 2]), "low": 0.0, "high": 1.0, "out": blank(50_001, np.float32)},
+        "normal": lambda: {"key": np.array([1, 2]), "mean": 0.0, "std": 1.0, "out": blank(50_001, np.float32)},
+        "dropout": lambda: {"x": f(50_001), "key": np.array([1, 2]), "p": 0.3, "out": blank(50_001, np.float32)},
+    }
+
+
+HOT = _hot()
+
+
+@pytest.mark.parametrize("case", HOT)
+def test_the_pool_changes_no_bit(case: str) -> None:
+    """The parallel driver, on one thread and on two, gives what the serial one gives."""
+    kernel: Kernel = getattr(cpu.kernels, case.split()[0])
+    if kernel.parallel is None:
+        pytest.skip("kernels are not compiled")
+    serial = HOT[case]()
+    assert kernel.work is not None
+    assert kernel.work(*serial.values()) >= kernel.grain, "too small for the pool"
+    tries = [copied(serial) for _ in range(1, launch.pool.limit + 1)]
+    kernel.serial(*serial.values())
+    for threads, arguments in enumerate(tries, 1):
+        launch.pool.threads = threads
+        launch.pool.enter()
+        kernel.parallel(*arguments.values())
+        for key in kernel.spec.writes:
+            assert serial[key].tobytes() == arguments[key].tobytes(), (key, threads)
+
+
+@pytest.mark.slow
+def test_a_training_step_has_the_same_bits_for_1_and_2_threads() -> None:
+    """Through the public face: convolution-sized batch norm, wide products, softmax, reductions."""
+    if launch.pool.limit < 2:
+        pytest.skip("one processor")
+    found = []
+    for threads in (1, 2):
+        tb.set_num_threads(threads)
+        tb.manual_seed(0)
+        x = tb.randn(64, 8, 20, 20, requires_grad=True)
+        w, b = tb.randn(8, requires_grad=True), tb.randn(8, requires_grad=True)
+        v = tb.randn(300, 3200, requires_grad=True)
+        y, _ = batch_norm_train(x, w, b, activation="relu")
+        hidden = tb.nn.functional.linear(y.flatten(1), v)
+        flat, _ = batch_norm_train(hidden)
+        out = tb.softmax(tb.dropout(flat, 0.3).tanh() @ tb.randn(300, 200), 1)
+        out.backward(tb.randn(64, 200))
+        tensors = [y, hidden, out, *[t.grad for t in (x, w, b, v)], flat.mean(0), x.var((0, 2, 3))]
+        found.append([t.detach().numpy().tobytes() for t in tensors if t is not None])
+    assert found[0] == found[1]
+    assert len(found[0]) == 9
+
+
+# ------------------------------------------------------------------------------------------------------------- accuracy
+
+
+def ulps(got: Array, exact: Array) -> float:
+    """The largest error in units of the last place of the exact value, in float32."""
+    nearest = exact.astype(np.float32)
+    with np.errstate(all="ignore"):
+        unit = np.spacing(np.abs(nearest)).astype(np.float64)
+        error = np.abs(got.astype(np.float64) - exact) / unit
+    return float(error[np.isfinite(exact) & np.isfinite(nearest)].max())
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high", "exact", "limit"),
+    [
+        ("exp", -87.0, 88.7, np.exp, 2.0),
+        ("exp", -1.0, 1.0, np.exp, 1.5),
+        ("log", 1e-6, 1e6, np.log, 2.0),
+        ("log", 0.5, 2.0, np.log, 2.0),
+        ("tanh", -10.0, 10.0, np.tanh, 3.0),
+        ("tanh", -0.7, 0.7, np.tanh, 2.0),
+        ("sigmoid", -80.0, 80.0, lambda x: 1 / (1 + np.exp(-x)), 4.0),
+        ("sigmoid", -3.0, 3.0, lambda x: 1 / (1 + np.exp(-x)), 3.0),
+    ],
+)
+def test_accuracy_of_float32_functions(
+    name: str, low: float, high: float, exact: Callable[[Array], Array], limit: float
+) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.uniform(low, high, 300_000).astype(np.float32)
+    if name == "log" and high > 2:
+        x = np.exp(rng.uniform(np.log(low), np.log(high), 300_000)).astype(np.float32)
+    out = np.empty_like(x)
+    getattr(cpu.kernels, name).serial(x, out)
+    assert ulps(out, exact(x.astype(np.float64))) <= limit
+
+
+def test_exp_goes_through_the_subnormals() -> None:
+    x = np.linspace(-104.5, -87.0, 5000).astype(np.float32)
+    out = np.empty_like(x)
+    cpu.kernels.exp.serial(x, out)
+    np.testing.assert_allclose(out, np.exp(x.astype(np.float64)), rtol=3e-7, atol=1.5e-45)
+
+
+@pytest.mark.parametrize("shape", [(64, 5, 300), (3000, 20, 1), (4, 3, 5000)], ids=str)
+@pytest.mark.parametrize("mean", [0.0, 1e2, 1e4, 1e6])
+def test_accuracy_of_float32_statistics(mean: float, shape: tuple[int, int, int]) -> None:
+    """At a mean of a million standard deviations the variance of the float32 values is right to 1e-6, the mean beyond
+    float32's own last place; and so is what is normalised by them."""
+    rng = np.random.default_rng(0)
+    x = (mean + rng.standard_normal(shape)).astype(np.float32)
+    c = shape[1]
+    y, statistics = np.empty_like(x), np.empty((4, c), np.float32)
+    none = np.empty(0, np.float32)
+    cpu.kernels.batch_norm_train.serial(x, none, none, 1e-5, 0, y, statistics, np.empty((c, 2, 3)))
+    wide = x.astype(np.float64)
+    m, v = wide.mean((0, 2)), wide.var((0, 2))
+    np.testing.assert_allclose(statistics[2], v, rtol=1e-6)
+    np.testing.assert_allclose(
+        statistics[0].astype(np.float64) + statistics[1], m, rtol=0, atol=2e-7 * np.sqrt(v).max()
+    )
+    np.testing.assert_allclose(statistics[3], 1 / np.sqrt(v + 1e-5), rtol=1e-6)
+    hat = (wide - m[:, None]) / np.sqrt(v + 1e-5)[:, None]
+    np.testing.assert_allclose(y, hat, rtol=1e-6, atol=1e-6)
+
+
+def test_accuracy_of_float32_sums() -> None:
+    """A sum of a million numbers is as good as one in float64, rounded: along rows and along columns."""
+    rng = np.random.default_rng(0)
+    for shape in ((1, 1_000_000, 1), (1, 60_000, 16)):
+        x = (rng.random(shape) + 1).astype(np.float32)
+        out = np.empty((1, shape[2]), np.float32)
+        cpu.kernels.sum.serial(x, 1.0, out)
+        np.testing.assert_allclose(out, x.astype(np.float64).sum(1), rtol=3e-7)
+
+
+def test_infinite_sums() -> None:
+    x = np.ones((1, 70, 3), np.float32)
+    x[0, 5, 0], x[0, 7, 1] = np.inf, np.nan
+    x[0, 3, 2], x[0, 9, 2] = np.inf, -np.inf
+    for width in (1, 3):
+        out = np.empty((1, width), np.float32)
+        cpu.kernels.sum.serial(np.ascontiguousarray(x[:, :, :width]), 1.0, out)
+        assert out[0, 0] == np.inf
+    assert np.isnan(out[0, 1:]).all()
+
+
+# ------------------------------------------------------------------------------------------------------------- the door
+
+
+def test_kernels_that_are_small_stay_on_the_calling_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    kernel = Kernel(
+        "k",
+        catalogue()["exp"][1],
+        lambda x, out: calls.append("serial"),
+        lambda x, out: calls.append("parallel"),
+        lambda x, out: x.size,
+        10,
+    )
+    monkeypatch.setattr(launch.pool, "threads", 2)
+    monkeypatch.setattr(launch.pool, "enter", lambda: None)
+    launch.launch(kernel, np.zeros(9), np.zeros(9))
+    launch.launch(kernel, np.zeros(10), np.zeros(10))
+    monkeypatch.setattr(launch.pool, "threads", 1)
+    launch.launch(kernel, np.zeros(10), np.zeros(10))
+    assert calls == ["serial", "parallel", "serial"]
+
+
+def test_an_observer_sees_every_kernel() -> None:
+    seen: list[str] = []
+
+    def watch(kernel: Kernel, arguments: tuple[Any, ...], run: Callable[[], None]) -> None:
+        seen.append(kernel.name)
+        run()
+
+    launch.observers.append(watch)
+    try:
+        y = tb.ones(3) + tb.ones(3)
+        tb.exp(y)
+    finally:
+        launch.observers.remove(watch)
+    assert seen == ["fill", "fill", "add", "exp"]
+    assert y.tolist() == [2.0] * 3
+
+
+def test_a_status_is_raised_once(device: str) -> None:
+    x = tb.zeros(3, device=device)
+    with pytest.raises(IndexError):
+        x[tb.tensor([3])]
+    assert not tb.zeros(1, device=device).device.status.any()
+    assert x[tb.tensor([2])].tolist() == [0.0]
+
+
+@pytest.mark.parametrize("n", [0, -1, 10_000, 1.0, True])
+def test_numbers_of_threads(n: Any) -> None:
+    with pytest.raises(ArgumentError, match=r"set_num_threads: 'n' must be an int from 1 to \d+\. Got "):
+        tb.set_num_threads(n)
+
+
+def test_set_num_threads() -> None:
+    tb.set_num_threads(1)
+    assert tb.get_num_threads() == 1
+    assert float32.itemsize == 4
