@@ -311,6 +311,8 @@ def test_a_stale_view_is_caught() -> None:
         SavedTensorError, match=r"Mul: an input of shape \(1,\) is a view of memory that was changed .*\nHint: take"
     ):
         view * 2.0
+    with pytest.raises(SavedTensorError, match=r"Mul: an input of shape \(1,\) is a view"):
+        leaf(1.0) * view  # a tracked operand ahead of it does not hide it
     (y[:1] * 2.0).backward()
     assert gradient(x) == [6.0, 0.0]
 

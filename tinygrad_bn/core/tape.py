@@ -196,15 +196,18 @@ def record(
     save_output: bool = False,
 ) -> Tensor:
     """Put an operation on the tape if one of its inputs requires grad, and return its output."""
-    if mode.grad:
-        for tensor in inputs:
-            if tensor.node is not None:
-                if tensor.view_version >= 0 and tensor.view_version != tensor.version:
-                    raise _stale_view(kind, tensor)
-                out.node = node = kind(inputs, saved, constants)
-                if save_output:
-                    node.save_output(out)
-                break
+    if not mode.grad:
+        return out
+    tracked = False
+    for tensor in inputs:
+        if tensor.node is not None:
+            tracked = True
+            if tensor.view_version >= 0 and tensor.view_version != tensor.version:
+                raise _stale_view(kind, tensor)
+    if tracked:
+        out.node = node = kind(inputs, saved, constants)
+        if save_output:
+            node.save_output(out)
     return out
 
 
