@@ -177,3 +177,18 @@ def test_a_loop_lives_on_few_buffers() -> None:
         (w * 2.0).tanh().sum().backward()
         w.grad = None
     assert pool.peak_bytes == taken
+
+
+def test_sizes_no_longer_asked_for_make_room() -> None:
+    """After large buffers have filled the pool, smaller ones must still be kept: mapping them anew costs more than most
+    kernels."""
+    own = Pool()
+    large, small = 1 << 27, 1 << 20
+    for buffer in [own.take(large) for _ in range(2)]:
+        own.give(buffer)
+    limit = max(1 << 28, own.peak_bytes)
+    assert own.idle_bytes == 2 * large == limit
+    held = own.take(small)
+    own.give(held)
+    assert own.idle_bytes <= limit
+    assert own.take(small) is held

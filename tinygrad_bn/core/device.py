@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import mmap
 import threading
-from collections import defaultdict
+from collections import OrderedDict
 from math import prod
 from typing import Any
 
@@ -26,11 +26,11 @@ _new_array = np.ndarray.__new__
 
 
 class Pool:
-    """Page-aligned buffers by size. Idle ones are kept up to the most that was ever in use at once, 256 MiB at
-    least."""
+    """Page-aligned buffers by size. Idle ones are kept up to the most that was ever in use at once, 256 MiB at least;
+    beyond that, those of the sizes that were longest not asked for go first."""
 
     def __init__(self) -> None:
-        self.idle: dict[int, list[mmap.mmap]] = defaultdict(list)
+        self.idle: OrderedDict[int, list[mmap.mmap]] = OrderedDict()
         self.idle_bytes = 0
         self.used_bytes = 0
         self.peak_bytes = 0
@@ -42,8 +42,9 @@ class Pool:
         with self._lock:
             self.used_bytes += size
             self.peak_bytes = max(self.peak_bytes, self.used_bytes)
-            bucket = self.idle[size]
+            bucket = self.idle.get(size)
             if bucket:
+                self.idle.move_to_end(size)
                 self.idle_bytes -= size
                 return bucket.pop()
         return self._map(size)
@@ -60,9 +61,19 @@ class Pool:
         size = len(buffer)
         with self._lock:
             self.used_bytes -= size
-            if self.idle_bytes + size <= max(1 << 28, self.peak_bytes):
-                self.idle[size].append(buffer)
-                self.idle_bytes += size
+            self.idle.setdefault(size, []).append(buffer)
+            self.idle.move_to_end(size)
+            self.idle_bytes += size
+            while self.idle_bytes > max(1 << 28, self.peak_bytes):
+                self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        size, bucket = next(iter(self.idle.items()))
+        if bucket:
+            bucket.pop()
+            self.idle_bytes -= size
+        if not bucket:
+            del self.idle[size]
 
     def clear(self) -> None:
         """Give all idle buffers back to the operating system."""
