@@ -8,6 +8,7 @@ than four axes then is expanded by a copy.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from tinygrad_bn.core.tensor import Array, Tensor, is_plain
 from tinygrad_bn.errors import ShapeError
 from tinygrad_bn.kernels.spec import Kernel
 from tinygrad_bn.ops._common import plain
+from tinygrad_bn.ops._layout import product
 
 Shape = tuple[int, ...]
 
@@ -66,7 +68,7 @@ def run_elementwise(op: str, kernel: Kernel, operands: tuple[Tensor, ...], dtype
 
 def _general(op: str, kernel: Kernel, operands: Sequence[Tensor], dtype: DType) -> Tensor:
     device = operands[0].device
-    shape = broadcast_shape(op, [x.array.shape for x in operands])
+    shape, grouped, out_grouped = _plan(op, tuple([x.array.shape for x in operands]))
     if 0 in shape:
         return Tensor(device.empty(shape, dtype), dtype, device)
     order = _common_order(operands, shape)
@@ -74,13 +76,23 @@ def _general(op: str, kernel: Kernel, operands: Sequence[Tensor], dtype: DType) 
         out = device.empty(tuple(shape[i] for i in order), dtype)
         launch(kernel, *[_in_order(x.array, order).ravel() for x in operands], out.ravel())
         return _strided(out.transpose(np.argsort(order)), dtype, operands[0])
-    groups = _collapse(shape, [x.array.shape for x in operands])
     out = device.empty(shape, dtype)
-    if len(groups) > 4:
-        launch(kernel, *[_expanded(x, shape).ravel() for x in operands], out.ravel())
+    if grouped:
+        views = [plain(x).reshape(extents) for x, extents in zip(operands, grouped)]
+        launch(kernel, *views, out.reshape(out_grouped))
     else:
-        launch(kernel, *[_grouped(plain(x), shape, groups) for x in operands], _grouped(out, shape, groups))
+        launch(kernel, *[_expanded(x, shape).ravel() for x in operands], out.ravel())
     return Tensor(out, dtype, device)
+
+
+@lru_cache(maxsize=4096)
+def _plan(op: str, shapes: tuple[Shape, ...]) -> tuple[Shape, tuple[Shape, ...], Shape]:
+    """The broadcast shape, and the operands' and its own extents in four axes; none where four do not suffice."""
+    shape = broadcast_shape(op, shapes)
+    groups = _collapse(shape, shapes)
+    if len(groups) > 4:
+        return shape, (), ()
+    return shape, tuple(_grouped(s, shape, groups) for s in shapes), _grouped(shape, shape, groups)
 
 
 def _strided(array: Array, dtype: DType, like: Tensor) -> Tensor:
@@ -90,9 +102,9 @@ def _strided(array: Array, dtype: DType, like: Tensor) -> Tensor:
 
 
 def _common_order(operands: Sequence[Tensor], shape: Shape) -> tuple[int, ...] | None:
-    """The order of axes in which all operands lie densely in memory, if there is one."""
+    """The order of axes in which all operands lie densely in memory, if there is one and it is not the plain one."""
     full = [x.array for x in operands if x.array.ndim]
-    if not full or any(a.shape != shape for a in full):
+    if all(x.contiguous_array for x in operands) or any(a.shape != shape for a in full):
         return None
     strides = full[0].strides
     order = tuple(sorted(range(len(shape)), key=lambda i: (-abs(strides[i]), i)))
@@ -118,18 +130,15 @@ def _collapse(shape: Shape, shapes: Sequence[Shape]) -> list[int]:
     return groups
 
 
-def _grouped(array: Array, shape: Shape, groups: list[int]) -> Array:
-    """Return a C-contiguous array with one axis a group, four in all."""
-    padded = (1,) * (len(shape) - array.ndim) + array.shape
+def _grouped(own: Shape, shape: Shape, groups: list[int]) -> Shape:
+    """An operand's extents with one axis a group, four in all."""
+    padded = (1,) * (len(shape) - len(own)) + own
     extents: list[int] = []
     at = 0
     for n in groups:
-        extent = 1
-        for i in range(at, at + n):
-            extent *= padded[i]
-        extents.append(extent)
+        extents.append(product(padded[at : at + n]))
         at += n
-    return array.reshape((1,) * (4 - len(groups)) + tuple(extents))
+    return (1,) * (4 - len(groups)) + tuple(extents)
 
 
 def _expanded(x: Tensor, shape: Shape) -> Array:

@@ -67,9 +67,11 @@ def log_sum_exp(x: Any) -> Any:
 @jit()
 def softmax_row(x: Any, out: Any) -> None:
     shift = shift_of(x)
-    scale = x.dtype.type(1) / sum_exp(x, shift)
     for i in range(x.size):
-        out[i] = math.exp(x[i] - shift) * scale
+        out[i] = math.exp(x[i] - shift)
+    scale = x.dtype.type(1) / block_sum(out)
+    for i in range(x.size):
+        out[i] *= scale
 
 
 @jit()
