@@ -36,6 +36,18 @@ print(pool.layer)
 """
 
 
+CODE_OF_BLAS = """
+import scipy.linalg.cython_blas, os
+from threadpoolctl import threadpool_info
+import tinygrad_bn as tb
+tb.ones(4, 4) @ tb.ones(4, 4)
+for library in threadpool_info():
+    folder = os.path.basename(os.path.dirname(library["filepath"])).split(".")[0]
+    if library["user_api"] == "blas":
+        print(folder, library["num_threads"])
+"""
+
+
 def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, env={**os.environ, **environment}
@@ -106,3 +118,12 @@ def test_threads_set_on_one_thread_hold_on_all() -> None:
     thread.start()
     thread.join()
     assert seen == [1]
+
+
+def test_only_scipys_blas_is_limited() -> None:
+    """Our large products call SciPy's library from our own threads; NumPy's stays as its user has set it."""
+    found = run(CODE_OF_BLAS, OPENBLAS_NUM_THREADS="2")
+    threads = dict(line.split() for line in found.stdout.splitlines())
+    if set(threads) != {"numpy", "scipy"} or (os.cpu_count() or 1) < 2:
+        pytest.skip("NumPy and SciPy share a BLAS here, or there is one processor")
+    assert threads == {"numpy": "2", "scipy": "1"}, found.stderr[-2000:]

@@ -7,6 +7,7 @@ us, is not. A BLAS that spins threads of its own beside ours costs 4-8 ms a call
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,10 +27,15 @@ def limit_scipy_blas() -> str:
 
     names = []
     for library in ThreadpoolController().lib_controllers:
-        if library.user_api == "blas" and "scipy" in library.filepath.lower():
+        if library.user_api == "blas" and _belongs_to_scipy(library.filepath):
             library.set_num_threads(1)
             names.append(f"{library.internal_api} {library.version}")
     return ", ".join(names) or "unknown"
+
+
+def _belongs_to_scipy(path: str) -> bool:
+    """Whether a library lies in SciPy's folder; the file of NumPy's own carries "scipy" in its name, too."""
+    return any(part.lower().startswith("scipy") for part in Path(path).parent.parts[-2:])
 
 
 limit_scipy_blas()
