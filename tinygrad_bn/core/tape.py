@@ -70,7 +70,7 @@ class Node:
         self.versions: list[int] | None = None  # all 0
         for tensor in saved:
             if tensor.storage is not None:
-                self.versions = [t.version for t in saved]
+                self.versions = [0 if t.storage is None else t.storage.version for t in saved]
                 break
 
     def backward(self, gy: Tensor) -> Gradients:
