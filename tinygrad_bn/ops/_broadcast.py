@@ -47,26 +47,35 @@ def broadcast_shape(op: str, shapes: Sequence[Shape]) -> Shape:
     return tuple(out)
 
 
-def run_elementwise(op: str, kernel: Kernel, operands: tuple[Tensor, ...], dtype: DType) -> Tensor:
-    """Launch an elementwise kernel on operands of any shapes and strides; return the result."""
-    first = operands[0]
-    array = first.array
-    if not first.contiguous_array or not array.size:
-        return _general(op, kernel, operands, dtype)
-    shape = array.shape
-    flat = [array.ravel()]
-    for x in operands[1:]:
-        other = x.array
-        if not x.contiguous_array or (other.shape != shape and other.shape != ()):
-            return _general(op, kernel, operands, dtype)
-        flat.append(other.ravel())
-    device = first.device
-    out = device.empty(shape, dtype)
-    launch(kernel, *flat, out.ravel())
+def run_unary(op: str, kernel: Kernel, x: Tensor, dtype: DType) -> Tensor:
+    """Launch an elementwise kernel on one operand of any strides; return the result."""
+    array = x.array
+    if not x.contiguous_array or not array.size:
+        return run_elementwise(op, kernel, (x,), dtype)
+    device = x.device
+    out = device.empty(array.shape, dtype)
+    launch(kernel, array.ravel(), out.ravel())
     return Tensor(out, dtype, device)
 
 
-def _general(op: str, kernel: Kernel, operands: Sequence[Tensor], dtype: DType) -> Tensor:
+def run_binary(op: str, kernel: Kernel, x: Tensor, y: Tensor, dtype: DType) -> Tensor:
+    """Launch an elementwise kernel on two operands of any shapes and strides; return the result."""
+    a, b = x.array, y.array
+    shape = a.shape
+    if shape != b.shape and b.shape != ():
+        if shape != ():
+            return run_elementwise(op, kernel, (x, y), dtype)
+        shape = b.shape
+    if not (x.contiguous_array and y.contiguous_array and a.size and b.size):
+        return run_elementwise(op, kernel, (x, y), dtype)
+    device = x.device
+    out = device.empty(shape, dtype)
+    launch(kernel, a.ravel(), b.ravel(), out.ravel())
+    return Tensor(out, dtype, device)
+
+
+def run_elementwise(op: str, kernel: Kernel, operands: tuple[Tensor, ...], dtype: DType) -> Tensor:
+    """Launch an elementwise kernel on operands of any number, shapes and strides; return the result."""
     device = operands[0].device
     shape, grouped, out_grouped = _plan(op, tuple([x.array.shape for x in operands]))
     if 0 in shape:

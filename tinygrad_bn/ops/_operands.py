@@ -37,6 +37,13 @@ def floating(op: str, value: object, name: str = "input") -> Tensor:
 
 def pair(op: str, input: object, other: object) -> tuple[Tensor, Tensor]:
     """Return two operands of one dtype and device."""
+    if (
+        isinstance(input, Tensor)
+        and isinstance(other, Tensor)
+        and input.dtype is other.dtype
+        and input.device is other.device
+    ):
+        return input, other
     if isinstance(input, Tensor):
         x, y = input, operand(op, "other", other, input)
     else:

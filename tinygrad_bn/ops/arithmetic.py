@@ -9,7 +9,7 @@ from __future__ import annotations
 from tinygrad_bn.core.registry import operation
 from tinygrad_bn.core.tape import Gradients, Node, record
 from tinygrad_bn.core.tensor import Tensor
-from tinygrad_bn.ops._broadcast import run_elementwise
+from tinygrad_bn.ops._broadcast import run_binary, run_elementwise, run_unary
 from tinygrad_bn.ops._common import Scalar, is_tensor
 from tinygrad_bn.ops._operands import NOTHING, Operand, fit, floating, pair
 
@@ -27,7 +27,7 @@ class Neg(Node):
 def neg(input: Tensor) -> Tensor:
     """Return -input."""
     x = is_tensor("neg", "input", input)
-    return record(Neg, run_elementwise("neg", x.device.kernels.neg, (x,), x.dtype), (x,))
+    return record(Neg, run_unary("neg", x.device.kernels.neg, x, x.dtype), (x,))
 
 
 class Add(Node):
@@ -46,7 +46,7 @@ def add(input: Operand, other: Operand, *, alpha: Scalar = 1) -> Tensor:
     if alpha != 1:
         other = mul(other, alpha)
     x, y = pair("add", input, other)
-    out = run_elementwise("add", x.device.kernels.add, (x, y) if x.array.ndim else (y, x), x.dtype)
+    out = run_binary("add", x.device.kernels.add, x, y, x.dtype)
     return record(Add, out, (x, y), constants=(x.array.shape, y.array.shape))
 
 
@@ -66,7 +66,7 @@ def sub(input: Operand, other: Operand, *, alpha: Scalar = 1) -> Tensor:
     if alpha != 1:
         other = mul(other, alpha)
     x, y = pair("sub", input, other)
-    out = run_elementwise("sub", x.device.kernels.sub, (x, y), x.dtype)
+    out = run_binary("sub", x.device.kernels.sub, x, y, x.dtype)
     return record(Sub, out, (x, y), constants=(x.array.shape, y.array.shape))
 
 
@@ -86,7 +86,7 @@ class Mul(Node):
 def mul(input: Operand, other: Operand) -> Tensor:
     """Return input · other."""
     x, y = pair("mul", input, other)
-    out = run_elementwise("mul", x.device.kernels.mul, (x, y) if x.array.ndim else (y, x), x.dtype)
+    out = run_binary("mul", x.device.kernels.mul, x, y, x.dtype)
     saved = (x if y.node is not None else NOTHING, y if x.node is not None else NOTHING)
     return record(Mul, out, (x, y), saved, (x.array.shape, y.array.shape))
 
@@ -108,7 +108,7 @@ def div(input: Operand, other: Operand) -> Tensor:
     """Return input / other; integers are converted to the default floating-point type."""
     x, y = pair("div", input, other)
     x, y = floating("div", x), floating("div", y)
-    out = run_elementwise("div", x.device.kernels.div, (x, y), x.dtype)
+    out = run_binary("div", x.device.kernels.div, x, y, x.dtype)
     return record(Div, out, (x, y), (x if y.node is not None else NOTHING, y), (x.array.shape,))
 
 
@@ -127,7 +127,7 @@ class Maximum(Node):
 def maximum(input: Tensor, other: Tensor) -> Tensor:
     """Return the larger of two elements, NaN if one is; equal ones share the gradient evenly."""
     x, y = pair("maximum", input, other)
-    out = run_elementwise("maximum", x.device.kernels.maximum, (x, y), x.dtype)
+    out = run_binary("maximum", x.device.kernels.maximum, x, y, x.dtype)
     return record(Maximum, out, (x, y), (x, y))
 
 
@@ -164,5 +164,5 @@ class Minimum(Node):
 def minimum(input: Tensor, other: Tensor) -> Tensor:
     """Return the smaller of two elements, NaN if one is; equal ones share the gradient evenly."""
     x, y = pair("minimum", input, other)
-    out = run_elementwise("minimum", x.device.kernels.minimum, (x, y), x.dtype)
+    out = run_binary("minimum", x.device.kernels.minimum, x, y, x.dtype)
     return record(Minimum, out, (x, y), (x, y))

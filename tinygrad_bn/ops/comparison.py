@@ -9,14 +9,14 @@ from tinygrad_bn.core.registry import operation
 from tinygrad_bn.core.tape import Gradients, Node, record
 from tinygrad_bn.core.tensor import Tensor
 from tinygrad_bn.errors import ArgumentError
-from tinygrad_bn.ops._broadcast import run_elementwise
+from tinygrad_bn.ops._broadcast import run_binary, run_elementwise, run_unary
 from tinygrad_bn.ops._common import Scalar, constant, is_tensor, same_device
 from tinygrad_bn.ops._operands import Operand, fit, floating, pair
 
 
 def _compare(op: str, input: Operand, other: Operand) -> Tensor:
     x, y = pair(op, input, other)
-    return run_elementwise(op, getattr(x.device.kernels, op), (x, y), bool_)
+    return run_binary(op, getattr(x.device.kernels, op), x, y, bool_)
 
 
 @operation()
@@ -71,7 +71,7 @@ def logical_or(input: Operand, other: Operand) -> Tensor:
 def logical_not(input: Tensor) -> Tensor:
     """Return where the elements are 0, as a boolean tensor."""
     x = is_tensor("logical_not", "input", input)
-    return run_elementwise("logical_not", x.device.kernels.logical_not, (x,), bool_)
+    return run_unary("logical_not", x.device.kernels.logical_not, x, bool_)
 
 
 class Where(Node):

@@ -6,7 +6,7 @@ from tinygrad_bn.core.registry import operation
 from tinygrad_bn.core.tape import Gradients, Node, record
 from tinygrad_bn.core.tensor import Tensor
 from tinygrad_bn.errors import ArgumentError, wrong
-from tinygrad_bn.ops._broadcast import run_elementwise
+from tinygrad_bn.ops._broadcast import run_binary, run_unary
 from tinygrad_bn.ops._common import is_tensor
 from tinygrad_bn.ops._operands import Operand, fit, floating, pair
 from tinygrad_bn.ops.arithmetic import div, mul, neg, sub
@@ -27,7 +27,7 @@ class Abs(Node):
 def abs(input: Tensor) -> Tensor:
     """Return |input|."""
     x = is_tensor("abs", "input", input)
-    return record(Abs, run_elementwise("abs", x.device.kernels.abs, (x,), x.dtype), (x,), (x,))
+    return record(Abs, run_unary("abs", x.device.kernels.abs, x, x.dtype), (x,), (x,))
 
 
 class Sign(Node):
@@ -43,7 +43,7 @@ class Sign(Node):
 def sign(input: Tensor) -> Tensor:
     """Return -1, 0 or 1 by the sign of each element."""
     x = is_tensor("sign", "input", input)
-    return record(Sign, run_elementwise("sign", x.device.kernels.sign, (x,), x.dtype), (x,))
+    return record(Sign, run_unary("sign", x.device.kernels.sign, x, x.dtype), (x,))
 
 
 class Exp(Node):
@@ -59,7 +59,7 @@ class Exp(Node):
 def exp(input: Tensor) -> Tensor:
     """Return e^input."""
     x = floating("exp", input)
-    return record(Exp, run_elementwise("exp", x.device.kernels.exp, (x,), x.dtype), (x,), save_output=True)
+    return record(Exp, run_unary("exp", x.device.kernels.exp, x, x.dtype), (x,), save_output=True)
 
 
 class Log(Node):
@@ -76,7 +76,7 @@ class Log(Node):
 def log(input: Tensor) -> Tensor:
     """Return the natural logarithm: -inf of 0, NaN of negative numbers."""
     x = floating("log", input)
-    return record(Log, run_elementwise("log", x.device.kernels.log, (x,), x.dtype), (x,), (x,))
+    return record(Log, run_unary("log", x.device.kernels.log, x, x.dtype), (x,), (x,))
 
 
 class Sqrt(Node):
@@ -92,7 +92,7 @@ class Sqrt(Node):
 def sqrt(input: Tensor) -> Tensor:
     """Return the square root, NaN of negative numbers; its derivative at 0 is infinite."""
     x = floating("sqrt", input)
-    return record(Sqrt, run_elementwise("sqrt", x.device.kernels.sqrt, (x,), x.dtype), (x,), save_output=True)
+    return record(Sqrt, run_unary("sqrt", x.device.kernels.sqrt, x, x.dtype), (x,), save_output=True)
 
 
 class SqrtBackward(Node):
@@ -108,7 +108,7 @@ class SqrtBackward(Node):
 @operation(SqrtBackward)
 def sqrt_backward(gy: Tensor, y: Tensor) -> Tensor:
     """Return gy / (2 y), the gradient of y = √x."""
-    out = run_elementwise("sqrt_backward", y.device.kernels.sqrt_backward, (gy, y), y.dtype)
+    out = run_binary("sqrt_backward", y.device.kernels.sqrt_backward, gy, y, y.dtype)
     return record(SqrtBackward, out, (gy, y), (gy, y))
 
 
@@ -125,7 +125,7 @@ class Tanh(Node):
 def tanh(input: Tensor) -> Tensor:
     """Return the hyperbolic tangent."""
     x = floating("tanh", input)
-    return record(Tanh, run_elementwise("tanh", x.device.kernels.tanh, (x,), x.dtype), (x,), save_output=True)
+    return record(Tanh, run_unary("tanh", x.device.kernels.tanh, x, x.dtype), (x,), save_output=True)
 
 
 class TanhBackward(Node):
@@ -141,7 +141,7 @@ class TanhBackward(Node):
 @operation(TanhBackward)
 def tanh_backward(gy: Tensor, y: Tensor) -> Tensor:
     """Return gy (1 - y²), the gradient of y = tanh x."""
-    out = run_elementwise("tanh_backward", y.device.kernels.tanh_backward, (gy, y), y.dtype)
+    out = run_binary("tanh_backward", y.device.kernels.tanh_backward, gy, y, y.dtype)
     return record(TanhBackward, out, (gy, y), (gy, y))
 
 
@@ -158,7 +158,7 @@ class Sigmoid(Node):
 def sigmoid(input: Tensor) -> Tensor:
     """Return 1 / (1 + e^-input)."""
     x = floating("sigmoid", input)
-    return record(Sigmoid, run_elementwise("sigmoid", x.device.kernels.sigmoid, (x,), x.dtype), (x,), save_output=True)
+    return record(Sigmoid, run_unary("sigmoid", x.device.kernels.sigmoid, x, x.dtype), (x,), save_output=True)
 
 
 class SigmoidBackward(Node):
@@ -174,7 +174,7 @@ class SigmoidBackward(Node):
 @operation(SigmoidBackward)
 def sigmoid_backward(gy: Tensor, y: Tensor) -> Tensor:
     """Return gy y (1 - y), the gradient of y = sigmoid(x)."""
-    out = run_elementwise("sigmoid_backward", y.device.kernels.sigmoid_backward, (gy, y), y.dtype)
+    out = run_binary("sigmoid_backward", y.device.kernels.sigmoid_backward, gy, y, y.dtype)
     return record(SigmoidBackward, out, (gy, y), (gy, y))
 
 
@@ -191,7 +191,7 @@ class ReLU(Node):
 def relu(input: Tensor) -> Tensor:
     """Return max(input, 0); NaN stays NaN."""
     x = is_tensor("relu", "input", input)
-    return record(ReLU, run_elementwise("relu", x.device.kernels.relu, (x,), x.dtype), (x,), save_output=True)
+    return record(ReLU, run_unary("relu", x.device.kernels.relu, x, x.dtype), (x,), save_output=True)
 
 
 class ReLUBackward(Node):
@@ -207,7 +207,7 @@ class ReLUBackward(Node):
 @operation(ReLUBackward)
 def relu_backward(gy: Tensor, y: Tensor) -> Tensor:
     """Return gy where y > 0, else 0: the gradient of y = relu(x)."""
-    out = run_elementwise("relu_backward", y.device.kernels.relu_backward, (gy, y), y.dtype)
+    out = run_binary("relu_backward", y.device.kernels.relu_backward, gy, y, y.dtype)
     return record(ReLUBackward, out, (gy, y), (y,))
 
 
@@ -243,7 +243,7 @@ def pow(input: Operand, exponent: Operand) -> Tensor:
         if isinstance(exponent, int) and exponent < 0 and not input.dtype.is_floating_point:
             raise ArgumentError(wrong("pow", "exponent", "at least 0 for an integer tensor", exponent))
     x, y = pair("pow", input, exponent)
-    out = run_elementwise("pow", x.device.kernels.pow, (x, y), x.dtype)
+    out = run_binary("pow", x.device.kernels.pow, x, y, x.dtype)
     return record(Pow, out, (x, y), (x, y), save_output=True)
 
 

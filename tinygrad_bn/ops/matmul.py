@@ -244,6 +244,24 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _check_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[int, ...]:
+    """Return the input's shape if all fits together, else raise for what does not."""
+    if isinstance(x, Tensor) and isinstance(weight, Tensor) and (bias is None or isinstance(bias, Tensor)):
+        shape: tuple[int, ...] = x.array.shape
+        wshape, dtype, device = weight.array.shape, x.dtype, x.device
+        if (
+            len(wshape) == 2
+            and shape
+            and shape[-1] == wshape[1]
+            and dtype.is_floating_point
+            and dtype is weight.dtype
+            and device is weight.device
+            and (bias is None or (bias.array.shape == wshape[:1] and bias.dtype is dtype and bias.device is device))
+        ):
+            return shape
+    return _explain_linear(x, weight, bias)
+
+
+def _explain_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[int, ...]:
     is_floating("linear", "input", x)
     is_tensor("linear", "weight", weight)
     shape: tuple[int, ...] = x.array.shape
