@@ -50,16 +50,19 @@ def block_moments(x: Any, at: Any, step: Any, rows: Any, n: Any) -> Any:
 @jit()
 def columns_statistics(x: Any, channels: Any, c0: Any, n: Any, r0: Any, r1: Any, parts: Any, p: Any) -> None:
     """(count, mean, M2) of the n channels of one register over rows r0 … r1."""
-    for c in range(c0, c0 + n):
-        parts[c, p, 0] = 0.0
-        parts[c, p, 1] = 0.0
-        parts[c, p, 2] = 0.0
     for start in range(r0, r1, BLOCK):
         rows = min(BLOCK, r1 - start)
         m, s, q = block_moments(x, start * channels + c0, channels, rows, n)
+        count = np.float64(rows)
         for j in range(n):
-            shift = lane(s, j) / np.float64(rows)
-            merge(parts[c0 + j, p], np.float64(rows), lane(m, j) + shift, lane(q, j) - lane(s, j) * shift)
+            shift = lane(s, j) / count
+            mean, m2 = lane(m, j) + shift, lane(q, j) - lane(s, j) * shift
+            if start == r0:
+                parts[c0 + j, p, 0] = count
+                parts[c0 + j, p, 1] = mean
+                parts[c0 + j, p, 2] = m2
+            else:
+                merge(parts[c0 + j, p], count, mean, m2)
 
 
 @jit()

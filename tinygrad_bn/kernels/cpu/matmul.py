@@ -24,7 +24,7 @@ outer_row, outer_row_edge = _tiles.outer_row, _tiles.outer_row_edge
 dot_full, dot_row = _tiles.dot_full, _tiles.dot_row
 
 GRAIN = 400_000  # multiply-adds from which two threads pay
-SLICES = 16  # shares of the rows of both gradients of ``linear``
+SLICES = 32  # at most so many shares of the rows of both gradients of ``linear``
 
 
 @jit()
@@ -239,13 +239,16 @@ def linear_backward(gy: Any, x: Any, weight: Any, gx: Any, gweight: Any, gbias: 
     m, n = gy.shape
     fgy = gy.reshape(-1)
     width = lanes(gy)
-    for slice_ in prange(SLICES):
+    slices = max(
+        1, min(SLICES, max(m, n) // 24)
+    )  # a panel of B is read once a slice: few slices where there are few rows
+    for slice_ in prange(slices):
         if gweight.size:
-            product_rows(fgy, 1, n, x.reshape(-1), gweight.reshape(-1), n, gweight.shape[1], m, slice_, SLICES)
+            product_rows(fgy, 1, n, x.reshape(-1), gweight.reshape(-1), n, gweight.shape[1], m, slice_, slices)
         if gx.size:
-            product_rows(fgy, n, 1, weight.reshape(-1), gx.reshape(-1), m, gx.shape[1], n, slice_, SLICES)
+            product_rows(fgy, n, 1, weight.reshape(-1), gx.reshape(-1), m, gx.shape[1], n, slice_, slices)
         if gbias.size:
             registers = -(-n // width)
-            for r in range(registers * slice_ // SLICES, registers * (slice_ + 1) // SLICES):
+            for r in range(registers * slice_ // slices, registers * (slice_ + 1) // slices):
                 j = r * width
                 store_first(gbias, j, column_sums(fgy, j, m, n, n - j), n - j)

@@ -243,26 +243,25 @@ if ENABLED:
         return types.void(a, types.intp, v0, v0, v0, v0), generate
 
     def _four_totals(builder: Any, kind: VectorType, vectors: list[Any]) -> Any:
-        """Reduce four vectors to one of their four sums, with shuffles shared between them."""
+        """Reduce four vectors to one of their four sums: each step halves what is summed and shares its shuffles."""
 
-        def shuffle(x: Any, y: Any, lanes: list[int]) -> Any:
-            return builder.shuffle_vector(x, y, ir.Constant(ir.VectorType(_I32, len(lanes)), lanes))
+        def fold(x: Any, y: Any, groups: list[int], width: int) -> Any:
+            """Add the upper half of each group of ``width`` lanes of x and y, which begin at ``groups``, to the lower."""
+            low = [g + i for g in groups for i in range(width // 2)]
+            parts = [ir.Constant(ir.VectorType(_I32, len(low)), [i + o for i in low]) for o in (0, width // 2)]
+            return builder.fadd(builder.shuffle_vector(x, y, parts[0]), builder.shuffle_vector(x, y, parts[1]))
 
         n = kind.count
-        while n > 4:  # fold the halves
-            half = n // 2
-            vectors = [
-                builder.fadd(shuffle(v, v, list(range(half))), shuffle(v, v, list(range(half, n)))) for v in vectors
-            ]
-            n = half
-        if n == 2:  # two lanes each: pairs side by side
-            a, b = (builder.fadd(shuffle(x, y, [0, 2]), shuffle(x, y, [1, 3])) for x, y in (vectors[:2], vectors[2:]))
-            return shuffle(a, b, [0, 1, 2, 3])
-        a, b = (
-            builder.fadd(shuffle(x, y, [0, 1, 4, 5]), shuffle(x, y, [2, 3, 6, 7]))
-            for x, y in (vectors[:2], vectors[2:])
-        )
-        return builder.fadd(shuffle(a, b, [0, 2, 4, 6]), shuffle(a, b, [1, 3, 5, 7]))
+        pairs = [fold(x, y, [0, n], n) for x, y in (vectors[:2], vectors[2:])]
+        if n == 2:
+            return builder.shuffle_vector(*pairs, ir.Constant(ir.VectorType(_I32, 4), [0, 1, 2, 3]))
+        half = n // 2
+        out = fold(*pairs, [0, half, n, n + half], half)
+        width = n // 4
+        while width > 1:
+            out = fold(out, out, [g * width for g in range(4)], width)
+            width //= 2
+        return out
 
     @intrinsic
     def _pointer(typing: Any, address: Any, like: Any) -> Any:
