@@ -161,7 +161,9 @@ def _announce() -> None:
         )
 
 
-def jit(*, fastmath: set[str] | None = None, parallel: bool = False) -> Callable[[Callable[..., Any]], Any]:
+def jit(
+    *, fastmath: set[str] | None = None, parallel: bool = False, inline: bool = False
+) -> Callable[[Callable[..., Any]], Any]:
     """Compile a function lazily, one specialisation a dtype, cached across processes.
 
     Parameters
@@ -170,14 +172,19 @@ def jit(*, fastmath: set[str] | None = None, parallel: bool = False) -> Callable
         ``APPLY`` (default) where every element is computed by itself, ``REDUCE`` in sums only.
     parallel : bool
         Run its ``prange`` loops on the pool.
+    inline : bool
+        Make it part of its callers: a call passes every field of every array and counts references to it, some 50 ns,
+        which a short function called in an inner loop cannot bear.
     """
     flags = APPLY if fastmath is None else fastmath
 
     def decorate(function: Callable[..., Any]) -> Any:
         if not ENABLED:
             return function
-        compiled = njit(fastmath=flags, error_model="numpy", nogil=True, parallel=parallel)(function)
-        compiled._cache = KernelCache(function, f"{sorted(flags)} {parallel}")
+        compiled = njit(fastmath=flags, error_model="numpy", nogil=True, parallel=parallel, forceinline=inline)(
+            function
+        )
+        compiled._cache = KernelCache(function, f"{sorted(flags)} {parallel} {inline}")
         return compiled
 
     return decorate

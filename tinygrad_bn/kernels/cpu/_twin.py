@@ -101,3 +101,7 @@ def store_totals(a: Any, i: int, *vectors: Any) -> None:
 def array_at(address: int, n: int, like: Any) -> Any:
     kind = ctypes.c_float if like.itemsize == 4 else ctypes.c_double
     return np.ctypeslib.as_array((kind * int(n)).from_address(int(address)))
+
+
+def pointer_to(a: Any) -> Any:
+    return _flat(a)

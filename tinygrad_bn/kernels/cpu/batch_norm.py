@@ -24,19 +24,19 @@ from tinygrad_bn.kernels.cpu.simd import lanes, load_first, splat, sqrt, zeros
 GRAIN = 1 << 14
 
 
-@jit()
+@jit(inline=True)
 def at_or(values: Any, c: Any, default: Any) -> Any:
     """values[c], or a default where values is empty."""
     return values[c] if values.size else values.dtype.type(default)
 
 
-@jit()
+@jit(inline=True)
 def register_or(values: Any, c: Any, n: Any, default: Any) -> Any:
     """The first n of values from c on, or a default where values is empty."""
     return load_first(values, c, n) if values.size else splat(values.dtype.type(default))
 
 
-@jit()
+@jit(inline=True)
 def finalise(part: Any, eps: Any, c: Any, mean: Any, mean_lo: Any, var: Any, invstd: Any) -> None:
     """Merge a channel's parts; hand on its statistics: the one place where mean, variance and 1 / √(var + eps) are
     made."""
@@ -100,7 +100,7 @@ def batch_norm_train(
             columns_apply(fx, fy, channels, c0, n, n0, n1, h, e, gain, register_or(bias, c0, n, 0), act)
 
 
-@jit()
+@jit(inline=True)
 def gather_sums(part: Any, c: Any, invstd: Any, gweight: Any, gbias: Any) -> None:
     """Add a channel's parts up; gweight = Σ g d invstd, gbias = Σ g."""
     for p in range(1, part.shape[0]):
@@ -180,7 +180,7 @@ def _eval_work(x: Any, *rest: Any) -> int:
     return x.size  # type: ignore[no-any-return]
 
 
-@jit()
+@jit(inline=True)
 def inverse_deviation(var: Any, c: Any, eps: Any) -> Any:
     """1 / √(var[c] + eps), computed in float64."""
     return var.dtype.type(1.0 / np.sqrt(np.float64(var[c]) + eps))

@@ -17,7 +17,7 @@ from tinygrad_bn.kernels.cpu.simd import fma, lane, largest, load_first, splat, 
 BLOCK = 256
 
 
-@jit()
+@jit(inline=True)
 def block_moments(x: Any, at: Any, step: Any, rows: Any, n: Any) -> Any:
     """Mean m to working precision, Σ (x - m) and Σ (x - m)² of the first n lanes over rows ``step`` apart."""
     k = load_first(x, at, n)
@@ -47,7 +47,7 @@ def block_moments(x: Any, at: Any, step: Any, rows: Any, n: Any) -> Any:
     return m, s0 + s1, q0 + q1
 
 
-@jit()
+@jit(inline=True)
 def columns_statistics(x: Any, channels: Any, c0: Any, n: Any, r0: Any, r1: Any, parts: Any, p: Any) -> None:
     """(count, mean, M2) of the n channels of one register over rows r0 … r1."""
     for start in range(r0, r1, BLOCK):
@@ -65,7 +65,7 @@ def columns_statistics(x: Any, channels: Any, c0: Any, n: Any, r0: Any, r1: Any,
                 merge(parts[c0 + j, p], count, mean, m2)
 
 
-@jit()
+@jit(inline=True)
 def columns_apply(
     x: Any, y: Any, channels: Any, c0: Any, n: Any, r0: Any, r1: Any,
     h: Any, e: Any, gain: Any, beta: Any, act: Any,
@@ -77,7 +77,7 @@ def columns_apply(
         store_first(y, i, largest(fma((load_first(x, i, n) - h) - e, gain, beta), floor), n)
 
 
-@jit()
+@jit(inline=True)
 def columns_sums(
     gy: Any, x: Any, channels: Any, c0: Any, n: Any, r0: Any, r1: Any,
     h: Any, e: Any, gain: Any, beta: Any, act: Any, parts: Any, p: Any,
@@ -118,7 +118,7 @@ def columns_sums(
             parts[c0 + j, p, 2] += lane(q, j)
 
 
-@jit()
+@jit(inline=True)
 def columns_gradient(
     gy: Any, x: Any, gx: Any, channels: Any, c0: Any, n: Any, r0: Any, r1: Any,
     h: Any, e: Any, gain: Any, beta: Any, act: Any, k1: Any, k2: Any,

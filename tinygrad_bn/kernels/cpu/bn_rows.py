@@ -79,7 +79,7 @@ def rows_moments(x: Any, at: Any, step: Any, rows: Any, length: Any, mean: Any) 
     return total(s0 + s1), total(q0 + q1)
 
 
-@jit()
+@jit(inline=True)
 def merge(part: Any, count: Any, mean: Any, m2: Any) -> None:
     """Merge a block into part = (count, mean, M2) by Chan's formula."""
     before = part[0]

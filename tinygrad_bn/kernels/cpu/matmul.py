@@ -15,7 +15,7 @@ from numba import prange
 from tinygrad_bn.kernels.cpu._jit import jit, parallel
 from tinygrad_bn.kernels.cpu.blas import PART, blas_rows
 from tinygrad_bn.kernels.cpu.reduction import column_sums
-from tinygrad_bn.kernels.cpu.simd import lanes, store_first
+from tinygrad_bn.kernels.cpu.simd import lane, lanes, pointer_to, store_first, zeros
 from tinygrad_bn.kernels.cpu.tiles import DOT_COLUMNS, DOT_ROWS, REGISTERS, ROWS, tiles
 
 _tiles = tiles()
@@ -59,9 +59,10 @@ def outer_rows(
 
 @jit()
 def dot_columns(
-    a: Any, pa: Any, b: Any, pb: Any, bias: Any, c: Any, pc: Any, m: Any, n: Any, k: Any, first: Any, last: Any
-) -> None:
-    """Columns first … last of C = A Bᵀ + bias, all m rows."""
+    a: Any, pa: Any, b: Any, pb: Any, bias: Any, biased: Any, c: Any, pc: Any,
+    m: Any, n: Any, k: Any, first: Any, last: Any,
+) -> None:  # fmt: skip
+    """Columns first … last of C = A Bᵀ + bias, all m rows; ``biased`` is 1, or 0 where there is no bias."""
     j = first
     while j < last:
         if last - first >= DOT_COLUMNS:
@@ -70,15 +71,15 @@ def dot_columns(
             while i < m:
                 if m >= DOT_ROWS:
                     i = min(i, m - DOT_ROWS)
-                    dot_full(a, pa + i * k, k, b, pb + j * k, k, bias, j, c, pc + i * n + j, n, k)
+                    dot_full(a, pa + i * k, k, b, pb + j * k, k, bias, biased, j, c, pc + i * n + j, n, k)
                     i += DOT_ROWS
                 else:
-                    dot_row(a, pa + i * k, k, b, pb + j * k, k, bias, j, c, pc + i * n + j, n, k)
+                    dot_row(a, pa + i * k, k, b, pb + j * k, k, bias, biased, j, c, pc + i * n + j, n, k)
                     i += 1
             j += DOT_COLUMNS
         else:
             for i in range(m):
-                total = bias[j] if bias.size else a.dtype.type(0)
+                total = bias[j] if biased else lane(zeros(a), 0)
                 for q in range(k):
                     total += a[pa + i * k + q] * b[pb + j * k + q]
                 c[pc + i * n + j] = total
@@ -140,7 +141,10 @@ def matmul_nn(a: Any, b: Any, out: Any) -> None:
         for block in prange(batch * blocks):
             z, i = block // blocks, block % blocks * height
             rows = height if block % blocks < blocks - 1 else m - i
-            outer_rows(fa, z * step_a + i * k, k, 1, fb, z * step_b, fc, (z * m + i) * n, rows, n, k)
+            outer_rows(
+                pointer_to(fa), z * step_a + i * k, k, 1, pointer_to(fb), z * step_b,
+                pointer_to(fc), (z * m + i) * n, rows, n, k,
+            )  # fmt: skip
 
 
 @parallel(work=_tn_work, grain=GRAIN)
@@ -162,7 +166,10 @@ def matmul_tn(a: Any, b: Any, out: Any) -> None:
         for block in prange(batch * blocks):
             z, i = block // blocks, block % blocks * height
             rows = height if block % blocks < blocks - 1 else m - i
-            outer_rows(fa, z * step_a + i, 1, m, fb, z * step_b, fc, (z * m + i) * n, rows, n, k)
+            outer_rows(
+                pointer_to(fa), z * step_a + i, 1, m, pointer_to(fb), z * step_b,
+                pointer_to(fc), (z * m + i) * n, rows, n, k,
+            )  # fmt: skip
 
 
 @parallel(work=_nn_work, grain=GRAIN)
@@ -180,11 +187,13 @@ def matmul_nt(a: Any, b: Any, out: Any) -> None:
             blas_rows(left, right, fc[z * m * n :], m, n, k, lo, min(m, lo + PART), False, True)
     else:
         blocks = parts(n, 2 * DOT_COLUMNS)
-        none = fa[:0]
         for block in prange(batch * blocks):
             z, first = block // blocks, block % blocks * 2 * DOT_COLUMNS
             last = first + 2 * DOT_COLUMNS if block % blocks < blocks - 1 else n
-            dot_columns(fa, z * step_a, fb, z * step_b, none, fc, z * m * n, m, n, k, first, last)
+            dot_columns(
+                pointer_to(fa), z * step_a, pointer_to(fb), z * step_b, pointer_to(fa), 0,
+                pointer_to(fc), z * m * n, m, n, k, first, last,
+            )  # fmt: skip
 
 
 @parallel(work=_linear_work, grain=GRAIN)
@@ -204,7 +213,10 @@ def linear(x: Any, weight: Any, bias: Any, out: Any) -> None:
         for block in prange(blocks):
             first = block * 2 * DOT_COLUMNS
             last = first + 2 * DOT_COLUMNS if block < blocks - 1 else n
-            dot_columns(fx, 0, fw, 0, bias, fc, 0, m, n, k, first, last)
+            dot_columns(
+                pointer_to(fx), 0, pointer_to(fw), 0, pointer_to(bias), min(bias.size, 1),
+                pointer_to(fc), 0, m, n, k, first, last,
+            )  # fmt: skip
 
 
 @jit()
@@ -227,7 +239,10 @@ def product_rows(
         if large(m, n, k):
             blas_rows(a, b, c, m, n, k, lo, hi, k_step != 1, False)
         else:
-            outer_rows(a, lo * row_step, row_step, k_step, b, 0, c, lo * n, hi - lo, n, k)
+            outer_rows(
+                pointer_to(a), lo * row_step, row_step, k_step, pointer_to(b), 0,
+                pointer_to(c), lo * n, hi - lo, n, k,
+            )  # fmt: skip
 
 
 def _linear_backward_work(gy: Any, x: Any, weight: Any, gx: Any, gweight: Any, gbias: Any) -> int:

@@ -19,7 +19,7 @@ WHOLE = 4096  # elements below which a parameter is not cut
 GRAIN = 1 << 15
 
 
-@jit()
+@jit(inline=True)
 def stretch(size: Any, row: Any, part: Any) -> Any:
     """The elements of a row's parameter that a part updates."""
     if size < WHOLE:
@@ -31,7 +31,7 @@ def _elements(table: Any, *rest: Any) -> int:
     return int(table[:, -1].sum())
 
 
-@jit()
+@jit(inline=True)
 def sgd_stretch(
     p: Any, g: Any, b: Any, first: Any, sign: Any, lr: Any, momentum: Any, rest: Any, decay: Any, nesterov: Any
 ) -> None:
@@ -64,7 +64,7 @@ def sgd(table: Any, like: Any, hyper: Any) -> None:
         array_at(table[row, 3], 1, like)[0] += real(1.0)
 
 
-@jit()
+@jit(inline=True)
 def adam_stretch(
     p: Any, g: Any, m: Any, v: Any, top: Any, sign: Any, step: Any, root: Any, beta1: Any, beta2: Any,
     rest1: Any, rest2: Any, eps: Any, decay: Any, shrink: Any, amsgrad: Any,

@@ -6,7 +6,7 @@
     splat(x), zeros(a)            one number in all lanes
     + - * /, fma(a, b, c), sqrt(v), first(v, n), lane(v, i), largest(a, b),
     unless_nan(a, b), where_positive(z, v), total(v),
-    store_totals(a, i, v, w, x, y), array_at(address, n, like)
+    store_totals(a, i, v, w, x, y), pointer_to(a), array_at(address, n, like)
 
 Multiplication and addition may contract to a fused operation; nothing else is rearranged. With the JIT off the
 same names work on NumPy arrays (``_twin.py``), so that kernels can be stepped through and measured for coverage.
@@ -82,8 +82,15 @@ class _VectorModel(models.PrimitiveModel):
 
 
 def _address(context: Any, builder: Any, array_type: Any, array: Any, index: Any, kind: VectorType) -> Any:
-    data = context.make_array(array_type)(context, builder, array).data
+    data = _data(context, builder, array_type, array)
     return builder.bitcast(builder.gep(data, [index]), kind.value.as_pointer())
+
+
+def _data(context: Any, builder: Any, array_type: Any, array: Any) -> Any:
+    """Where the elements of an array, or behind a pointer, begin."""
+    if isinstance(array_type, types.CPointer):
+        return array
+    return context.make_array(array_type)(context, builder, array).data
 
 
 def _align(kind: VectorType) -> int:
@@ -91,6 +98,13 @@ def _align(kind: VectorType) -> int:
 
 
 if ENABLED:
+
+    @intrinsic
+    def pointer_to(typing: Any, a: Any) -> Any:
+        """The address of an array's first element: stands for the array in inner loops, where counting references to it
+        at every call costs more than the call's work. The array must outlive it."""
+        kind = types.CPointer(a.dtype)
+        return kind(a), lambda context, builder, signature, args: _data(context, builder, signature.args[0], args[0])
 
     @intrinsic
     def load(typing: Any, a: Any, i: Any) -> Any:
@@ -235,7 +249,7 @@ if ENABLED:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             quad = ir.VectorType(v0.scalar, 4)
             sums = _four_totals(builder, v0, list(args[2:]))
-            data = context.make_array(signature.args[0])(context, builder, args[0]).data
+            data = _data(context, builder, signature.args[0], args[0])
             pointer = builder.bitcast(builder.gep(data, [args[1]]), quad.as_pointer())
             builder.store(sums, pointer, align=_align(v0))
             return context.get_dummy_value()
@@ -246,17 +260,17 @@ if ENABLED:
         """Reduce four vectors to one of their four sums: each step halves what is summed and shares its shuffles."""
 
         def fold(x: Any, y: Any, groups: list[int], width: int) -> Any:
-            """Add the upper half of each group of ``width`` lanes of x and y, which begin at ``groups``, to the lower."""
+            """Add the upper half of each group of lanes of x and y to the lower; groups begin at ``groups``."""
             low = [g + i for g in groups for i in range(width // 2)]
             parts = [ir.Constant(ir.VectorType(_I32, len(low)), [i + o for i in low]) for o in (0, width // 2)]
             return builder.fadd(builder.shuffle_vector(x, y, parts[0]), builder.shuffle_vector(x, y, parts[1]))
 
         n = kind.count
-        pairs = [fold(x, y, [0, n], n) for x, y in (vectors[:2], vectors[2:])]
+        a, b = (fold(x, y, [0, n], n) for x, y in (vectors[:2], vectors[2:]))
         if n == 2:
-            return builder.shuffle_vector(*pairs, ir.Constant(ir.VectorType(_I32, 4), [0, 1, 2, 3]))
+            return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(_I32, 4), [0, 1, 2, 3]))
         half = n // 2
-        out = fold(*pairs, [0, half, n, n + half], half)
+        out = fold(a, b, [0, half, n, n + half], half)
         width = n // 4
         while width > 1:
             out = fold(out, out, [g * width for g in range(4)], width)
@@ -314,6 +328,7 @@ else:
         largest,
         load,
         load_first,
+        pointer_to,
         splat,
         sqrt,
         store,

@@ -33,7 +33,7 @@ def outer_tile(name: str, rows: int, registers: int, masked: bool) -> str:
         "store_first(c, pc + {i} * ldc, c{i}_{j}, n)" if masked else "store(c, pc + {i} * ldc + {j} * width, c{i}_{j})"
     )
     lines = [
-        "@jit()",
+        "@jit(inline=True)",
         f"def {name}(a, pa, row_step, k_step, b, pb, ldb, c, pc, ldc, depth, n):",
         "    width = lanes(b)",
         *[f"    c{i}_{j} = zeros(b)" for i, j in cells],
@@ -49,14 +49,13 @@ def outer_tile(name: str, rows: int, registers: int, masked: bool) -> str:
 
 
 def dot_tile(name: str, rows: int, columns: int) -> str:
-    """Source of a dot tile; ``bias`` of size 0 counts as zeros."""
+    """Source of a dot tile; ``biased`` is 1, or 0 where there is no bias."""
     cells = [(i, j) for i in range(rows) for j in range(columns)]
     lines = [
-        "@jit()",
-        f"def {name}(a, pa, lda, b, pb, ldb, bias, at, c, pc, ldc, depth):",
+        "@jit(inline=True)",
+        f"def {name}(a, pa, lda, b, pb, ldb, bias, biased, at, c, pc, ldc, depth):",
         "    width = lanes(a)",
-        "    n = 1 if bias.size else 0",
-        *[f"    c{0}_{j} = load_first(bias, at + {j}, n)" for j in range(columns)],
+        *[f"    c{0}_{j} = load_first(bias, at + {j}, biased)" for j in range(columns)],
         *[f"    c{i}_{j} = c0_{j}" for i in range(1, rows) for j in range(columns)],
         "    whole = depth // width",
         "    rest = depth - whole * width",
