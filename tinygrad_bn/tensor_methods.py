@@ -169,7 +169,7 @@ def size(self: Tensor, dim: int | None = None) -> Any:
 
 
 def view(self: Tensor, *shape: Any) -> Tensor:
-    """Return the elements in another shape (as ``reshape``), or, given a dtype, converted bit by bit: not offered."""
+    """Return the elements in another shape, as ``reshape``."""
     return ops.reshape(self, *shape)
 
 

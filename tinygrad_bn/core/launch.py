@@ -94,7 +94,6 @@ class ThreadPool:
         self.threads = _available()
         self.limit = self.threads
         self.layer = "not started"
-        self._forked = False
 
     def enter(self) -> None:
         """Make the calling thread's parallel kernels use ``threads`` threads, starting the layer if need be."""
@@ -118,7 +117,6 @@ class ThreadPool:
 
     def after_fork(self) -> None:
         """In a forked child: a team of threads started here would be killed, so run serially."""
-        self._forked = True
         self.threads = 1
         self.layer = "serial"
 

@@ -234,7 +234,7 @@ class BatchNorm1d(_BatchNorm):
     -----
     A constant channel gives exactly ``bias``. An empty batch gives an empty output and gradients of zero. A batch with
     a mean or variance that is not finite gives an output that shows it, but moves neither the running statistics nor
-    ``num_batches_tracked``: ``skipped_batches`` counts it. Statistics are accumulated in float64.
+    ``num_batches_tracked``: ``skipped_batches`` counts it. Statistics are taken in blocks, merged in float64.
 
     References
     ----------

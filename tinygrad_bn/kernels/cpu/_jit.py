@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import inspect
 import os
 import sys
 import tempfile
@@ -243,8 +242,3 @@ def _load(name: str, path: Path) -> ModuleType:
     sys.modules[name] = module
     found.loader.exec_module(module)
     return module
-
-
-def source_of(function: Callable[..., Any]) -> str:
-    """Return the source of a plain or compiled function."""
-    return inspect.getsource(getattr(function, "py_func", function))

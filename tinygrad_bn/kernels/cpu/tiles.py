@@ -50,7 +50,6 @@ def outer_tile(name: str, rows: int, registers: int, masked: bool) -> str:
 
 def dot_tile(name: str, rows: int, columns: int) -> str:
     """Source of a dot tile; ``biased`` is 1, or 0 where there is no bias."""
-    cells = [(i, j) for i in range(rows) for j in range(columns)]
     lines = [
         "@jit(inline=True)",
         f"def {name}(a, pa, lda, b, pb, ldb, bias, biased, at, c, pc, ldc, depth):",
@@ -74,7 +73,6 @@ def dot_tile(name: str, rows: int, columns: int) -> str:
     for i in range(rows):
         sums = ", ".join(f"c{i}_{j}" for j in range(columns))
         lines.append(f"    store_totals(c, pc + {i} * ldc, {sums})")
-    del cells
     return "\n".join(lines) + "\n"
 
 
