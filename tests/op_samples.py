@@ -2,7 +2,8 @@
 
 The generic suite (``test_ops.py``) is generated from these. A sample's ``call`` takes the library first, so that the
 same lambda runs here and in PyTorch: names and argument orders are the same. Values keep away from kinks by more than
-the steps of ``check_vjp``; sizes 0 and 1 are among the shapes.
+the steps of ``check_vjp``; sizes 0 and 1 are among the shapes. ``samples_<topic>.py`` beside this file hold further
+records.
 """
 
 from __future__ import annotations

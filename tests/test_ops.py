@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,9 @@ from tinygrad_bn.core.registry import OPS
 from tinygrad_bn.core.tape import Node
 from tinygrad_bn.errors import TinygradError
 from tinygrad_bn.testing import assert_close, check_op, check_vjp, make_tensor
+
+for _path in sorted(Path(__file__).parent.glob("samples_*.py")):
+    importlib.import_module(_path.stem)
 
 pytestmark = [pytest.mark.jit_off]
 

@@ -12,7 +12,7 @@ from heapq import heappop, heappush
 from sys import getrefcount
 from typing import Any
 
-from tinygrad_bn.core.tape import Leaf, Node, Part, set_grad_enabled
+from tinygrad_bn.core.tape import Node, Part, mode
 from tinygrad_bn.core.tensor import Tensor
 from tinygrad_bn.errors import GradientError, ShapeError, expected
 
@@ -25,19 +25,6 @@ def install(add: Callable[[Tensor, Tensor], Tensor], clone: Any, ones_like: Any)
     """Give the tape the operations that it needs itself; called once by ``tinygrad_bn.ops``."""
     global _add, _clone, _ones_like
     _add, _clone, _ones_like = add, clone, ones_like
-
-
-def _add_to_leaf(leaf: Leaf, gradient: Tensor, exclusive: bool) -> None:
-    """Add to a leaf's gradient; an exclusive one is kept as it is, another is copied."""
-    tensor = leaf.tensor()
-    if tensor is None:
-        return
-    if tensor._grad is not None:
-        tensor._grad = _add(tensor._grad, gradient)
-    elif exclusive:
-        tensor._grad = gradient
-    else:
-        tensor._grad = _clone(gradient)
 
 
 class _Run:
@@ -70,8 +57,8 @@ class _Run:
 
     def go(self) -> None:
         """Visit nodes, last recorded first, until none is left; then the leaves, whose gradients are complete."""
-        heap, pending, send = self.heap, self.pending, self.send
-        targets, retain = self.targets, self.retain_graph
+        heap, pending, leaves, send = self.heap, self.pending, self.leaves, self.send
+        targets, retain, everywhere = self.targets, self.retain_graph, self.needed is None
         while heap:
             node = heappop(heap)[1]
             gradient = pending.pop(node)
@@ -86,7 +73,15 @@ class _Run:
                 if not retain:
                     node.saved = node.output = None
                 for target, g in zip(node.inputs, grads):
-                    if target is not None and g is not None:
+                    if target is None or g is None:
+                        continue
+                    if everywhere and target not in pending and target not in leaves:  # as in send, without the call
+                        if target.is_leaf:
+                            leaves[target] = g
+                        else:
+                            pending[target] = g
+                            heappush(heap, (-target.sequence, target))
+                    else:
                         send(target, g)
             else:
                 self._send_part(node, gradient)  # type: ignore[arg-type]  # a Part
@@ -113,9 +108,16 @@ class _Run:
             node, gradient = leaves.popitem()
             if node.hooks is not None:
                 gradient = _run_hooks(node, gradient)
+            tensor = node.tensor()  # type: ignore[attr-defined]  # a Leaf
+            if tensor is None:
+                continue
+            if tensor._grad is not None:
+                tensor._grad = _add(tensor._grad, gradient)
             # two references: this name and getrefcount's argument; a third may be another leaf's, a hook's, a caller's
-            exclusive = gradient.storage is None and getrefcount(gradient) <= 2 and gradient.contiguous_array
-            _add_to_leaf(node, gradient, exclusive)  # type: ignore[arg-type]  # a Leaf
+            elif gradient.storage is None and getrefcount(gradient) <= 2 and gradient.contiguous_array:
+                tensor._grad = gradient
+            else:
+                tensor._grad = _clone(gradient)
 
     def _collect(self, targets: set[Node]) -> None:
         """Keep the gradients that have arrived at leaves which are targets."""
@@ -137,9 +139,16 @@ def backward(
 ) -> None:
     """Accumulate the gradients of ``tensors`` into the leaves of their graph."""
     run = _Run(create_graph if retain_graph is None else retain_graph, None, None)
-    with set_grad_enabled(create_graph):
-        _start("backward", run, tensors, gradients)
+    _go("backward", run, tensors, gradients, create_graph)
+
+
+def _go(op: str, run: _Run, outputs: Sequence[Tensor], gradients: Sequence[Tensor | None], create_graph: bool) -> None:
+    before, mode.grad = mode.grad, create_graph
+    try:
+        _start(op, run, outputs, gradients)
         run.go()
+    finally:
+        mode.grad = before
 
 
 def _start(op: str, run: _Run, outputs: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
@@ -160,7 +169,7 @@ def _seed(op: str, out: Tensor, gradient: Tensor | None) -> Tensor:
                 f"{op}: 'gradient' is needed for an output of more than one element. Got shape {out.shape}.\n"
                 f"Hint: {hint}."
             )
-        return _ones_like(out)
+        return Tensor(out.device.number(1, out.dtype), out.dtype, out.device) if not out.shape else _ones_like(out)
     if gradient.shape != out.shape:
         raise ShapeError(expected(op, "gradient", f"the output's shape {out.shape}", gradient.shape))
     if gradient.dtype is not out.dtype:
@@ -213,9 +222,7 @@ def grad(
     targets = {t.node for t in ins if t.node is not None}
     needed = _needed([t.node for t in outs if t.node is not None], targets)
     run = _Run(create_graph if retain_graph is None else retain_graph, targets, needed)
-    with set_grad_enabled(create_graph):
-        _start("grad", run, outs, starts)
-        run.go()
+    _go("grad", run, outs, starts, create_graph)
     found = tuple(run.found.get(t.node) for t in ins)  # type: ignore[arg-type]  # checked above
     if not allow_unused and None in [None if f is None else 0 for f in found]:
         raise GradientError(

@@ -136,6 +136,10 @@ class Device:
             return _empty(shape, dtype.storage)
         return pooled(shape, dtype.storage, nbytes)
 
+    def number(self, value: float, dtype: DType) -> np.ndarray[Any, Any]:
+        """Return a number as an array without axes."""
+        return np.array(value, dtype.storage)
+
     def __repr__(self) -> str:
         return f"device(type='{self.type}')"
 

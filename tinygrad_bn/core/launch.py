@@ -32,26 +32,24 @@ def launch(kernel: Kernel, *arguments: Any) -> None:
     """Run a kernel on its arguments: on the pool where its work suggests it, else on the calling thread."""
     if observers:
         observers[-1](kernel, arguments, lambda: run(kernel, arguments))
-    elif kernel.work is not None and pool.threads > 1 and kernel.work(*arguments) >= kernel.grain:
-        _run_on_pool(kernel, arguments)
-    else:
+        return
+    at = kernel.measured
+    if at is None or pool.threads == 1 or (arguments[at].size if at >= 0 else kernel.amount(arguments)) < kernel.grain:
         kernel.serial(*arguments)
+    else:
+        _on_pool(kernel)(*arguments)
 
 
 def run(kernel: Kernel, arguments: tuple[Any, ...]) -> None:
     """Run a kernel unobserved: what an observer calls."""
-    if kernel.work is not None and pool.threads > 1 and kernel.work(*arguments) >= kernel.grain:
-        _run_on_pool(kernel, arguments)
-    else:
-        kernel.serial(*arguments)
+    (_on_pool(kernel) if pool.threads > 1 and kernel.amount(arguments) >= kernel.grain else kernel.serial)(*arguments)
 
 
-def _run_on_pool(kernel: Kernel, arguments: tuple[Any, ...]) -> None:
-    pool.enter()
-    if pool.threads > 1 and kernel.parallel is not None:
-        kernel.parallel(*arguments)
-    else:
-        kernel.serial(*arguments)
+def _on_pool(kernel: Kernel) -> Callable[..., None]:
+    """The driver to call, the pool made ready."""
+    if _applied.threads != pool.threads:
+        pool.enter()
+    return kernel.serial if pool.threads == 1 or kernel.parallel is None else kernel.parallel
 
 
 def launch_checked(device: Device, op: str, kernel: Kernel, *arguments: Any) -> None:

@@ -11,7 +11,6 @@ import weakref
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ContextDecorator
 from itertools import count
-from operator import attrgetter
 from typing import Any, ClassVar
 
 from tinygrad_bn.core.tensor import Tensor
@@ -20,7 +19,6 @@ from tinygrad_bn.errors import GraphFreedError, SavedTensorError
 Gradients = Sequence[Tensor | None]
 Hook = Callable[[Tensor], Tensor | None]
 _sequence = count(1).__next__
-_node_of = attrgetter("node")
 
 
 class _Mode(threading.local):
@@ -60,18 +58,20 @@ class Node:
     is_leaf: ClassVar[bool] = False
     outputs: ClassVar[int] = 1  # 2 stands for several, 0 for one of them
 
-    def __init__(self, inputs: tuple[Tensor, ...], saved: tuple[Tensor, ...], constants: tuple[Any, ...] = ()) -> None:
+    def __init__(
+        self, inputs: tuple[Node | None, ...], saved: tuple[Tensor, ...], constants: tuple[Any, ...] = ()
+    ) -> None:
         self.sequence = _sequence()
-        self.inputs: tuple[Node | None, ...] = tuple(map(_node_of, inputs))
+        self.inputs = inputs
         self.saved: tuple[Tensor, ...] | None = saved
         self.constants = constants
         self.hooks: list[Hook] | None = None
         self.output: Tensor | None = None
-        self.versions: list[int] | None = None  # all 0
         for tensor in saved:
             if tensor.storage is not None:
-                self.versions = [0 if t.storage is None else t.storage.version for t in saved]
-                break
+                self.versions: list[int] | None = [0 if t.storage is None else t.storage.version for t in saved]
+                return
+        self.versions = None  # all 0
 
     def backward(self, gy: Tensor) -> Gradients:
         """Return the gradient of each input, given the output's."""
@@ -90,13 +90,16 @@ class Node:
         saved = self.saved
         if saved is None:
             raise self.freed()
-        if self.versions is None:
+        versions = self.versions
+        if versions is None:
             for tensor in saved:
-                if tensor.storage is not None and tensor.storage.version != 0:
+                storage = tensor.storage
+                if storage is not None and storage.version != 0:
                     raise self.changed(tensor, 0)
         else:
-            for tensor, version in zip(saved, self.versions):
-                if tensor.storage is not None and tensor.storage.version != version:
+            for tensor, version in zip(saved, versions):
+                storage = tensor.storage
+                if storage is not None and storage.version != version:
                     raise self.changed(tensor, version)
         return saved
 
@@ -163,8 +166,7 @@ class Part(Node):
     outputs = 0
 
     def __init__(self, whole: MultiNode, index: int) -> None:
-        super().__init__((), ())
-        self.inputs = (whole,)
+        super().__init__((whole,), ())
         self.whole = whole
         self.index = index
 
@@ -196,19 +198,32 @@ def record(
     save_output: bool = False,
 ) -> Tensor:
     """Put an operation on the tape if one of its inputs requires grad, and return its output."""
-    if not mode.grad:
-        return out
+    if mode.grad:
+        nodes = nodes_of(kind, *inputs)
+        if nodes is not None:
+            out.node = node = kind(nodes, saved, constants)
+            if save_output:
+                node.save_output(out)
+    return out
+
+
+def nodes_of(kind: type[Node], *inputs: Tensor) -> tuple[Node | None, ...] | None:
+    """Return the nodes of an operation's inputs; None if it is not to go on the tape.
+
+    Raises
+    ------
+    SavedTensorError
+        If a tracked input is a view of memory that was changed after the view had been taken.
+    """
     tracked = False
     for tensor in inputs:
         if tensor.node is not None:
             tracked = True
             if tensor.view_version >= 0 and tensor.view_version != tensor.version:
                 raise _stale_view(kind, tensor)
-    if tracked:
-        out.node = node = kind(inputs, saved, constants)
-        if save_output:
-            node.save_output(out)
-    return out
+    if not (tracked and mode.grad):
+        return None
+    return (inputs[0].node,) if len(inputs) == 1 else tuple([tensor.node for tensor in inputs])
 
 
 def _stale_view(kind: type[Node], tensor: Tensor) -> SavedTensorError:
@@ -216,15 +231,6 @@ def _stale_view(kind: type[Node], tensor: Tensor) -> SavedTensorError:
         f"{kind.__name__}: an input of shape {tensor.shape} is a view of memory that was changed in place after the "
         "view had been taken; the tape would differentiate the old values.\nHint: take the view again."
     )
-
-
-def recording(*inputs: Tensor) -> bool:
-    """Whether an operation on these inputs goes on the tape."""
-    if mode.grad:
-        for tensor in inputs:
-            if tensor.node is not None:
-                return True
-    return False
 
 
 # --------------------------------------------------------------------------------------------------------------- modes

@@ -125,21 +125,21 @@ def checked_momentum(momentum: object) -> float:
 
 def check_running(x: Tensor, running_mean: Tensor | None, running_var: Tensor | None) -> None:
     """Raise unless both running statistics fit the input, or there are none."""
-    op = "batch_norm"
-    is_tensor(op, "input", x)
-    if isinstance(running_mean, Tensor) and isinstance(running_var, Tensor) and x.array.ndim > 1:
-        channels, dtype, device = x.array.shape[1:2], x.dtype, x.device
+    if isinstance(running_mean, Tensor) and isinstance(running_var, Tensor) and isinstance(x, Tensor):
+        dtype, device = x.dtype, x.device
         if (
-            channels == running_mean.array.shape == running_var.array.shape
-            and dtype is running_mean.dtype is running_var.dtype
-            and device is running_mean.device is running_var.device
+            running_mean.array.shape == running_var.array.shape == x.array.shape[1:2] != ()
+            and running_mean.dtype is dtype is running_var.dtype
+            and running_mean.device is device is running_var.device
         ):
             return
-    _explain_running(op, x, running_mean, running_var)
+    _explain_running(x, running_mean, running_var)
 
 
-def _explain_running(op: str, x: Tensor, running_mean: Tensor | None, running_var: Tensor | None) -> None:
+def _explain_running(x: Tensor, running_mean: Tensor | None, running_var: Tensor | None) -> None:
     """Raise for what is wrong with running statistics; return if there are none."""
+    op = "batch_norm"
+    is_tensor(op, "input", x)
     if (running_mean is None) != (running_var is None):
         missing = "running_mean" if running_mean is None else "running_var"
         raise ArgumentError(wrong(op, missing, "given where the other running statistic is", None))
@@ -178,21 +178,29 @@ def commit(
         Whether the running variance takes Bessel's factor m / (m - 1).
     tracked : Tensor, shape (), int64, optional
         Counts the batches that were taken in.
-    skipped : numpy.ndarray, shape (1,), int64, optional
+    skipped : numpy.ndarray, shape (), int64, optional
         Counts the batches that were not, because a statistic was not finite.
     """
     if not statistics.count:
         return
     mean = running_mean.array if running_mean.contiguous_array else dense(running_mean)
     var = running_var.array if running_var.contiguous_array else dense(running_var)
-    taken = np.zeros(1, np.int64) if tracked is None else tracked.array.reshape(1)
-    left = np.zeros(1, np.int64) if skipped is None else skipped
-    rate = -1.0 if momentum is None else checked_momentum(momentum)
-    kernel = running_mean.device.kernels.batch_norm_update
-    launch(kernel, statistics.rows, statistics.count, rate, unbiased, mean, var, taken, left)
-    for t, array in ((running_mean, mean), (running_var, var)):
-        if array is not t.array:
-            write_back(t, array)
-        t.bump()
+    launch(
+        running_mean.device.kernels.batch_norm_update,
+        statistics.rows,
+        statistics.count,
+        -1.0 if momentum is None else checked_momentum(momentum),
+        unbiased,
+        mean,
+        var,
+        np.zeros((), np.int64) if tracked is None else tracked.array,
+        np.zeros((), np.int64) if skipped is None else skipped,
+    )
+    if mean is not running_mean.array:
+        write_back(running_mean, mean)
+    if var is not running_var.array:
+        write_back(running_var, var)
+    running_mean.bump()
+    running_var.bump()
     if tracked is not None:
         tracked.bump()

@@ -8,7 +8,7 @@ are only read.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -65,12 +65,15 @@ class Kernel:
     parallel : callable or None
         The same kernel, same partition, same results, on the thread pool.
     work : callable or None
-        Maps the arguments to a number of elementary operations.
+        Maps the arguments to a number of elementary operations, where that is not the size of one of them.
+    measured : int or None
+        The position of the argument whose size is the work; -1 where ``work`` tells; None where there is no driver for
+        the pool.
     grain : int
         The work from which the pool pays.
     """
 
-    __slots__ = ("grain", "name", "parallel", "serial", "spec", "work")
+    __slots__ = ("grain", "measured", "name", "parallel", "serial", "spec", "work")
 
     def __init__(
         self,
@@ -78,15 +81,27 @@ class Kernel:
         declared: Spec,
         serial: Callable[..., None],
         parallel: Callable[..., None] | None = None,
-        work: Callable[..., int] | None = None,
+        work: Callable[..., int] | str | None = None,
         grain: int = 0,
     ) -> None:
         self.name = name
         self.spec = declared
         self.serial = serial
         self.parallel = parallel
-        self.work = work
+        self.work = None if isinstance(work, str) else work
+        self.measured: int | None = None if work is None else -1
+        if isinstance(work, str):
+            self.measured = parameters_of(serial).index(work)
         self.grain = grain
+
+    def amount(self, arguments: Sequence[Any]) -> int:
+        """How much work the kernel has with these arguments; 0 where it has no driver for the pool."""
+        if self.measured is None:
+            return 0
+        if self.work is not None:
+            return self.work(*arguments)
+        size: int = arguments[self.measured].size
+        return size
 
     def __repr__(self) -> str:
         return f"Kernel({self.name})"

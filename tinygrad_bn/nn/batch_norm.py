@@ -63,7 +63,7 @@ class _BatchNorm(Module):
         self.activation = activation or "none"
         self.update_stats = True
         self.use_batch_stats: bool | None = None
-        self._skipped = np.zeros(1, np.int64)
+        self._skipped = np.zeros((), np.int64)
         self._register(dtype, device, affine, affine and bias, track_running_stats)
         self.reset_parameters()
 
@@ -78,7 +78,7 @@ class _BatchNorm(Module):
 
     def reset_running_stats(self) -> None:
         """Put the running statistics back to mean 0, variance 1, no batches."""
-        self._skipped[0] = 0
+        self._skipped[()] = 0
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
         init.zeros_(self.running_mean)
@@ -99,7 +99,7 @@ class _BatchNorm(Module):
 
         Counted since construction or ``reset_running_stats()``; not part of the state dict.
         """
-        return int(self._skipped[0])
+        return int(self._skipped)
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the normalised input, of its shape.
@@ -110,7 +110,11 @@ class _BatchNorm(Module):
         ArgumentError
             If, in training, a channel has one value.
         """
-        if not self._takes(input):
+        if not (
+            isinstance(input, Tensor)
+            and len(input.array.shape) in self.axes
+            and input.array.shape[1] == self.num_features
+        ):
             self._refuse(input)
         mean, var = self.running_mean, self.running_var
         batch = self.use_batch_stats
@@ -129,12 +133,6 @@ class _BatchNorm(Module):
         y, statistics = batch_norm_train(input, self.weight, self.bias, float(self.eps), self.activation)
         commit(statistics, mean, var, self.momentum, self.unbiased, self.num_batches_tracked, self._skipped)
         return y
-
-    def _takes(self, input: object) -> bool:
-        if not isinstance(input, Tensor):
-            return False
-        shape = input.array.shape
-        return len(shape) in self.axes and shape[1] == self.num_features
 
     @property
     def _name(self) -> str:

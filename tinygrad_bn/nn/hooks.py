@@ -92,7 +92,7 @@ class Gate(MultiNode):
 def _through(tensors: Sequence[Tensor], watch: Callable[[Sequence[Tensor | None]], Gradients]) -> list[Tensor]:
     """Return the tensors behind a gate."""
     behind = [t.alias() for t in tensors]
-    Gate(tuple(tensors), (), (len(behind), watch)).attach(behind)
+    Gate(tuple([t.node for t in tensors]), (), (len(behind), watch)).attach(behind)
     return behind
 
 

@@ -26,7 +26,7 @@ def lay_out(x: Tensor) -> tuple[Array, bool]:
     array = x.array
     shape = array.shape
     if x.contiguous_array:
-        return array.reshape(shape[0], shape[1], product(shape[2:]) if len(shape) > 2 else 1), False
+        return array.reshape((shape[0], shape[1], product(shape[2:]) if len(shape) > 2 else 1)), False
     last = array.transpose((0, *range(2, len(shape)), 1))
     if len(shape) > 2 and is_plain(last):
         return last.reshape(product(last.shape[:-1]), shape[1], 1), True
@@ -36,9 +36,9 @@ def lay_out(x: Tensor) -> tuple[Array, bool]:
 def in_layout(x: Tensor, innermost: bool) -> Array:
     """The elements of a second tensor of the same shape, brought into a layout."""
     view, own = lay_out(x)
-    shape = x.array.shape
     if own == innermost:
         return view
+    shape = x.array.shape
     if not innermost:
         return plain(x).reshape(shape[0], shape[1], product(shape[2:]))
     order = (0, *range(2, len(shape)), 1)
@@ -84,7 +84,7 @@ class _Held(threading.local):
     """Scratch that this thread's launches share, by its shape."""
 
     def __init__(self) -> None:
-        self.arrays: dict[tuple[str, int, int], Array] = {}
+        self.arrays: dict[tuple[str, tuple[int, ...]], Array] = {}
 
 
 _held = _Held()
@@ -92,11 +92,11 @@ _held = _Held()
 
 def scratch(x: Tensor, view: Array) -> Array:
     """Workspace for the sums of each channel's parts: float64 of shape (C, P, 3), the next launch's too."""
-    samples, channels, length = view.shape
-    key = (x.device.type, channels, parts_of(channels, samples, length))
-    found = _held.arrays.get(key)
+    found = _held.arrays.get((x.device.type, view.shape))
     if found is None:
+        samples, channels, length = view.shape
+        cuts = parts_of(channels, samples, length)
         if len(_held.arrays) >= 256:
             _held.arrays.clear()
-        found = _held.arrays[key] = x.device.empty((*key[1:], 3), float64)
+        found = _held.arrays[x.device.type, view.shape] = x.device.empty((channels, cuts, 3), float64)
     return found

@@ -31,8 +31,9 @@ def convert(x: Tensor, dtype: DType) -> Tensor:
 
 def floating(op: str, value: object, name: str = "input") -> Tensor:
     """Return a tensor, integers converted to the default floating-point type, as PyTorch's float functions do."""
-    x = is_tensor(op, name, value)
-    return x if x.dtype.is_floating_point else cast(x, get_default_dtype())
+    if isinstance(value, Tensor) and value.dtype.is_floating_point:
+        return value
+    return cast(is_tensor(op, name, value), get_default_dtype())
 
 
 def pair(op: str, input: object, other: object) -> tuple[Tensor, Tensor]:

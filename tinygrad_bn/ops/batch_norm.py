@@ -11,7 +11,7 @@ import numpy as np
 from tinygrad_bn.core.dtype import float32, float64
 from tinygrad_bn.core.launch import launch
 from tinygrad_bn.core.registry import operation
-from tinygrad_bn.core.tape import Gradients, MultiNode, Node, record, recording
+from tinygrad_bn.core.tape import Gradients, MultiNode, Node, mode, nodes_of, record
 from tinygrad_bn.core.tensor import Array, Tensor
 from tinygrad_bn.errors import ArgumentError, wrong
 from tinygrad_bn.ops import arithmetic, functions, movement, sums
@@ -115,10 +115,13 @@ def batch_norm_train(
     ``kernels/cpu/bn_rows.py``. A constant channel gives exactly ``bias``.
     """
     x = input
-    check(x, ("weight", weight), ("bias", bias))
-    act = _activation("batch_norm", activation)
-    shape = x.array.shape
-    channels, count = shape[1], x.array.size // shape[1] if shape[1] else 0
+    _check_train(x, weight, bias)
+    act = ACTIVATIONS.get(activation)
+    if act is None:
+        act = _activation("batch_norm", activation)
+    shape, dtype, device = x.array.shape, x.dtype, x.device
+    channels = shape[1]
+    count = x.array.size // channels if channels else 0
     if count == 1:
         raise ArgumentError(
             f"batch_norm: 'input' must have more than one value a channel in training. Got shape {shape}.\n"
@@ -126,16 +129,32 @@ def batch_norm_train(
         )
     view, innermost = lay_out(x)
     y, out = empty_as(x, view, innermost)
-    statistics = Statistics(x.device.empty((4, channels), x.dtype), count)
+    statistics = Statistics(device.empty((4, channels), dtype), count)
+    w = NOTHING[dtype.name] if weight is None else weight
+    b = NOTHING[dtype.name] if bias is None else bias
     if count:
-        launch(
-            x.device.kernels.batch_norm_train, view, _or_none(weight, x), _or_none(bias, x), eps, act,
-            out, statistics.rows, scratch(x, view),
-        )  # fmt: skip
-    w = NOTHING[x.dtype.name] if weight is None else weight
-    b = NOTHING[x.dtype.name] if bias is None else bias
-    record(BatchNormTrain, y, (x, w, b), (x, w, b), (statistics, eps, activation))
+        arrays = (view, w.array if w.contiguous_array else plain(w), b.array if b.contiguous_array else plain(b))
+        launch(device.kernels.batch_norm_train, *arrays, eps, act, out, statistics.rows, scratch(x, view))
+    if mode.grad:
+        inputs = (x, w, b)
+        nodes = nodes_of(BatchNormTrain, x, w, b)
+        if nodes is not None:
+            y.node = BatchNormTrain(nodes, inputs, (statistics, eps, activation))
     return y, statistics
+
+
+def _check_train(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> None:
+    """Raise for what does not fit; all is looked at once first."""
+    if isinstance(x, Tensor) and isinstance(weight, Tensor) and isinstance(bias, Tensor):
+        dtype, device = x.dtype, x.device
+        if (
+            weight.array.shape == bias.array.shape == x.array.shape[1:2] != ()
+            and weight.dtype is dtype is bias.dtype
+            and weight.device is device is bias.device
+            and dtype.is_floating_point
+        ):
+            return
+    check(x, ("weight", weight), ("bias", bias))
 
 
 class BatchNormBackward(MultiNode):
@@ -195,20 +214,24 @@ def batch_norm_backward(
     gx = weight invstd (g - mean(g) - x̂ mean(g x̂)), gweight = Σ g x̂, gbias = Σ g, with g = gy act'(z): section 3 of the
     paper, simplified. A weight or bias of no elements counts as absent.
     """
+    dtype, device = x.dtype, x.device
     view, innermost = lay_out(x)
     gx, out = empty_as(x, view, innermost)
-    channels = x.array.shape[1]
-    gweight, gbias = new((channels,), x.dtype, x.device), new((channels,), x.dtype, x.device)
+    size = x.array.shape[1:2]
+    gweight, gbias = device.empty(size, dtype), device.empty(size, dtype)
+    gradients = (gx, Tensor(gweight, dtype, device), Tensor(gbias, dtype, device))
     if view.size:
         launch(
-            x.device.kernels.batch_norm_backward, in_layout(gy, innermost), view, plain(weight), plain(bias),
-            statistics.rows, ACTIVATIONS[activation],
-            out, gweight.array, gbias.array, scratch(x, view),
+            device.kernels.batch_norm_backward, in_layout(gy, innermost), view,
+            weight.array if weight.contiguous_array else plain(weight),
+            bias.array if bias.contiguous_array else plain(bias),
+            statistics.rows, ACTIVATIONS[activation], out, gweight, gbias, scratch(x, view),
         )  # fmt: skip
     else:
-        _clear(gweight, gbias)
-    _record_gradients(BatchNormBackward, (gx, gweight, gbias), (gy, x, weight, bias), (3, eps, activation))
-    return gx, gweight, gbias
+        _clear(*gradients[1:])
+    if mode.grad:
+        _record_gradients(BatchNormBackward, gradients, (gy, x, weight, bias), (3, eps, activation))
+    return gradients
 
 
 def _clear(*tensors: Tensor) -> None:
@@ -219,8 +242,9 @@ def _clear(*tensors: Tensor) -> None:
 def _record_gradients(
     kind: type[MultiNode], outputs: tuple[Tensor, ...], inputs: tuple[Tensor, ...], constants: tuple[object, ...]
 ) -> None:
-    if recording(*inputs):
-        kind(inputs, inputs, constants).attach(outputs)
+    nodes = nodes_of(kind, *inputs)
+    if nodes is not None:
+        kind(nodes, inputs, constants).attach(outputs)
 
 
 class BatchNormEval(Node):

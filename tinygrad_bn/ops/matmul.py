@@ -8,12 +8,12 @@ import numpy as np
 
 from tinygrad_bn.core.launch import launch
 from tinygrad_bn.core.registry import operation
-from tinygrad_bn.core.tape import Gradients, MultiNode, Node, mode, record, recording
+from tinygrad_bn.core.tape import Gradients, MultiNode, Node, mode, nodes_of, record
 from tinygrad_bn.core.tensor import Tensor
 from tinygrad_bn.errors import DTypeError, ShapeError, expected
 from tinygrad_bn.ops import movement, sums
 from tinygrad_bn.ops._broadcast import broadcast_shape
-from tinygrad_bn.ops._common import is_floating, is_tensor, new, plain, same_device
+from tinygrad_bn.ops._common import is_floating, is_tensor, plain, same_device
 from tinygrad_bn.ops._layout import product
 from tinygrad_bn.ops._operands import NOTHING, fit
 from tinygrad_bn.ops.composite import through_composite
@@ -141,8 +141,9 @@ class Linear(Node):
 
     def backward(self, gy: Tensor) -> Gradients:
         x, weight = self.unpack()
-        nx, nw, nb = self.inputs
-        return linear_backward(gy, x, weight, nx is not None, nw is not None, nb is not None)
+        nodes = self.inputs
+        for_bias = len(nodes) == 3 and nodes[2] is not None
+        return linear_backward(gy, x, weight, nodes[0] is not None, nodes[1] is not None, for_bias)
 
 
 class LinearBackward(MultiNode):
@@ -174,30 +175,40 @@ def linear_backward(
     weight : Tensor, shape (out_features, in_features)
         Not looked at unless the input's gradient is wanted.
     """
-    m, n = gy.array.shape
+    g = gy.array if gy.contiguous_array else plain(gy)
     device, dtype = gy.device, gy.dtype
-    none, no_bias = NO_MATRIX[dtype.name], NO_BIAS[dtype.name]
-    gx = new((m, weight.array.shape[1]), dtype, device) if for_x else None
-    gweight = new((n, x.array.shape[1]), dtype, device) if for_weight else None
-    gbias = new((n,), dtype, device) if for_bias else None
+    m, n = g.shape
+    empty, name = device.empty, dtype.name
+    inputs, weights, gx, gweight, gbias = (
+        NO_MATRIX[name],
+        NO_MATRIX[name],
+        NO_MATRIX[name],
+        NO_MATRIX[name],
+        NO_BIAS[name],
+    )
+    if for_x:
+        weights = weight.array if weight.contiguous_array else plain(weight)
+        gx = empty((m, weights.shape[1]), dtype)
+    if for_weight:
+        inputs = x.array if x.contiguous_array else plain(x)
+        gweight = empty((n, inputs.shape[1]), dtype)
+    if for_bias:
+        gbias = empty((n,), dtype)
     if m and n:
-        launch(
-            device.kernels.linear_backward,
-            gy.array if gy.contiguous_array else plain(gy),
-            plain(x) if for_weight else none,
-            plain(weight) if for_x else none,
-            none if gx is None else gx.array,
-            none if gweight is None else gweight.array,
-            no_bias if gbias is None else gbias.array,
-        )
+        launch(device.kernels.linear_backward, g, inputs, weights, gx, gweight, gbias)
     else:
-        for g in (gx, gweight, gbias):
-            if g is not None:
-                launch(device.kernels.fill, 0, g.array)
-    if recording(gy, x, weight):
-        node = LinearBackward((gy, x, weight), (gy, x, weight), (3, (for_x, for_weight)))
-        node.attach((gx, gweight, gbias))
-    return gx, gweight, gbias
+        for out in (gx, gweight, gbias):
+            launch(device.kernels.fill, 0, out)
+    gradients = (
+        Tensor(gx, dtype, device) if for_x else None,
+        Tensor(gweight, dtype, device) if for_weight else None,
+        Tensor(gbias, dtype, device) if for_bias else None,
+    )
+    if mode.grad:
+        nodes = nodes_of(LinearBackward, gy, x, weight)
+        if nodes is not None:
+            LinearBackward(nodes, (gy, x, weight), (3, (for_x, for_weight))).attach(gradients)
+    return gradients
 
 
 @operation(Linear)
@@ -218,50 +229,42 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     ------
     ShapeError, DTypeError, DeviceError
     """
-    shape = _check_linear(input, weight, bias)
-    if len(shape) == 2:
-        return _linear(input, weight, bias)
-    flat = movement.reshape(input, (product(shape[:-1]), shape[-1]))
-    return movement.reshape(_linear(flat, weight, bias), (*shape[:-1], weight.array.shape[0]))
-
-
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    m, n = x.array.shape[0], weight.array.shape[0]
-    device, dtype = x.device, x.dtype
-    out = Tensor(device.empty((m, n), dtype), dtype, device)
-    b = NO_BIAS[dtype.name] if bias is None else plain(bias)
+    x = input
+    if not (isinstance(x, Tensor) and isinstance(weight, Tensor) and (bias is None or isinstance(bias, Tensor))):
+        _explain_linear(x, weight, bias)  # type: ignore[unreachable]  # a caller may pass anything
+    array, weights, dtype, device = x.array, weight.array, x.dtype, x.device
+    shape, wshape = array.shape, weights.shape
+    if not (
+        len(wshape) == 2
+        and shape
+        and shape[-1] == wshape[1]
+        and dtype.is_floating_point
+        and dtype is weight.dtype
+        and device is weight.device
+        and (bias is None or (bias.array.shape == wshape[:1] and bias.dtype is dtype and bias.device is device))
+    ):
+        _explain_linear(x, weight, bias)
+    if len(shape) != 2:
+        flat = movement.reshape(x, (product(shape[:-1]), shape[-1]))
+        return movement.reshape(linear(flat, weight, bias), (*shape[:-1], wshape[0]))
+    out = device.empty((shape[0], wshape[0]), dtype)
     launch(
         device.kernels.linear,
-        x.array if x.contiguous_array else plain(x),
-        weight.array if weight.contiguous_array else plain(weight),
-        b,
-        out.array,
+        array if x.contiguous_array else plain(x),
+        weights if weight.contiguous_array else plain(weight),
+        NO_BIAS[dtype.name] if bias is None else plain(bias),
+        out,
     )
-    if not mode.grad:
-        return out
-    saved = (x if weight.node is not None else NOTHING, weight if x.node is not None else NOTHING)
-    return record(Linear, out, (x, weight, NOTHING if bias is None else bias), saved)
+    y = Tensor(out, dtype, device)
+    if mode.grad:
+        nodes = nodes_of(Linear, x, weight) if bias is None else nodes_of(Linear, x, weight, bias)
+        if nodes is not None:
+            y.node = Linear(nodes, (NOTHING if nodes[1] is None else x, NOTHING if nodes[0] is None else weight))
+    return y
 
 
-def _check_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[int, ...]:
-    """Return the input's shape if all fits together, else raise for what does not."""
-    if isinstance(x, Tensor) and isinstance(weight, Tensor) and (bias is None or isinstance(bias, Tensor)):
-        shape: tuple[int, ...] = x.array.shape
-        wshape, dtype, device = weight.array.shape, x.dtype, x.device
-        if (
-            len(wshape) == 2
-            and shape
-            and shape[-1] == wshape[1]
-            and dtype.is_floating_point
-            and dtype is weight.dtype
-            and device is weight.device
-            and (bias is None or (bias.array.shape == wshape[:1] and bias.dtype is dtype and bias.device is device))
-        ):
-            return shape
-    return _explain_linear(x, weight, bias)
-
-
-def _explain_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[int, ...]:
+def _explain_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """Raise for what does not fit."""
     is_floating("linear", "input", x)
     is_tensor("linear", "weight", weight)
     shape: tuple[int, ...] = x.array.shape
@@ -276,7 +279,6 @@ def _explain_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[int
         if bias.array.shape != wshape[:1]:
             raise ShapeError(expected("linear", "bias", f"shape (out_features,) = {wshape[:1]}", bias.array.shape))
         _check_like("bias", bias, x)
-    return shape
 
 
 def _check_like(name: str, t: Tensor, x: Tensor) -> None:

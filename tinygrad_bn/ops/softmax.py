@@ -5,7 +5,7 @@ from __future__ import annotations
 from tinygrad_bn.core.dtype import as_dtype, int64
 from tinygrad_bn.core.launch import launch, launch_checked
 from tinygrad_bn.core.registry import operation
-from tinygrad_bn.core.tape import Gradients, Node, record
+from tinygrad_bn.core.tape import Gradients, Node, mode, nodes_of, record
 from tinygrad_bn.core.tensor import Array, Tensor
 from tinygrad_bn.errors import ArgumentError, DTypeError, ShapeError, expected, wrong
 from tinygrad_bn.ops import arithmetic, comparison, functions, indexing, movement, sums
@@ -13,7 +13,8 @@ from tinygrad_bn.ops._common import axes, axis, is_floating, is_tensor, new, pla
 from tinygrad_bn.ops._layout import product, split_at, with_ones
 from tinygrad_bn.ops.composite import through_composite
 
-REDUCTIONS = ("mean", "sum", "none")  # the kernel takes their positions
+WORK = 2048  # elements of the samples whose exponentials are taken together
+REDUCTIONS = {"mean": 0, "sum": 1, "none": 2}  # as the kernel takes them
 
 
 def _launch_rows(name: str, like: Tensor, dim: int, *inputs: Tensor) -> Tensor:
@@ -163,33 +164,58 @@ def cross_entropy_indices(input: Tensor, target: Tensor, ignore_index: int = -10
     """
     x, t = input, target
     _check_classes(x, t)
-    if reduction not in REDUCTIONS:
+    code = REDUCTIONS.get(reduction)
+    if code is None:
         raise ArgumentError(wrong("cross_entropy", "reduction", "'mean', 'sum' or 'none'", repr(reduction)))
-    shape = x.array.shape
-    a, c, b = (1, shape[0], 1) if len(shape) == 1 else (shape[0], shape[1], product(shape[2:]))
-    flat = (a, b) if reduction == "none" else (1, 1)
+    scores = x.array if x.contiguous_array else plain(x)
+    classes = t.array if t.contiguous_array else plain(t)
+    shape = scores.shape
+    if len(shape) == 2:
+        a, c, b = shape[0], shape[1], 1
+    else:
+        a, c, b = (1, shape[0], 1) if len(shape) == 1 else (shape[0], shape[1], product(shape[2:]))
     device, dtype = x.device, x.dtype
-    out = device.empty(t.array.shape if reduction == "none" else (), dtype)
-    lse, scale = new((a, b), dtype, device), new((1,), dtype, device)
-    classes = Tensor(plain(t).reshape(a, b), int64, device)
+    flat = (a, b) if reduction == "none" else (1, 1)
+    out = device.empty(flat, dtype)
+    lse, scale = device.empty((a, b), dtype), device.empty((1,), dtype)
+    sample = (c + 1) * b
+    work = device.empty((sample * max(1, min(a, WORK // max(sample, 1))),), dtype)
+    view = classes.reshape((a, b))
     launch_checked(
         device,
         "cross_entropy",
         device.kernels.cross_entropy,
-        plain(x).reshape(a, c, b),
-        classes.array,
+        scores.reshape((a, c, b)),
+        view,
         ignore_index,
-        REDUCTIONS.index(reduction),
-        out.reshape(flat),
-        lse.array,
-        scale.array,
+        code,
+        out,
+        lse,
+        scale,
+        work,
     )
-    constants = ((a, c, b), flat, ignore_index)
-    return record(CrossEntropy, Tensor(out, dtype, device), (x,), (x, classes, lse, scale), constants)
+    y = Tensor(out.reshape(classes.shape if reduction == "none" else ()), dtype, device)
+    if mode.grad:
+        nodes = nodes_of(CrossEntropy, x)
+        if nodes is not None:
+            saved = (x, Tensor(view, int64, device), Tensor(lse, dtype, device), Tensor(scale, dtype, device))
+            y.node = CrossEntropy(nodes, saved, ((a, c, b), flat, ignore_index))
+    return y
 
 
 def _check_classes(x: Tensor, t: Tensor) -> None:
+    """Raise for what does not fit; all is looked at once first."""
     op = "cross_entropy"
+    if isinstance(x, Tensor) and isinstance(t, Tensor):
+        shape = x.array.shape
+        if (
+            len(shape) > 1
+            and t.array.shape == (shape[:1] if len(shape) == 2 else shape[:1] + shape[2:])
+            and x.dtype.is_floating_point
+            and t.dtype is int64
+            and t.device is x.device
+        ):
+            return
     is_floating(op, "input", x)
     is_tensor(op, "target", t)
     same_device(op, x, "target", t)
@@ -242,15 +268,16 @@ def cross_entropy_backward(
 
     ``shape`` is x seen as (A, C, B), ``flat`` is gy seen as (A, B), or (1, 1) where the losses were reduced.
     """
-    out = new(x.array.shape, x.dtype, x.device)
+    out = x.device.empty(shape, x.dtype)
     launch(
         x.device.kernels.cross_entropy_backward,
-        plain(gy).reshape(flat),
-        plain(x).reshape(shape),
+        (gy.array if gy.contiguous_array else plain(gy)).reshape(flat),
+        (x.array if x.contiguous_array else plain(x)).reshape(shape),
         target.array,
         lse.array,
         scale.array,
         ignore_index,
-        out.array.reshape(shape),
+        out,
     )
-    return record(CrossEntropyBackward, out, (gy, x), (gy, x, target, scale), (shape, flat, ignore_index))
+    gx = Tensor(out.reshape(x.array.shape), x.dtype, x.device)
+    return record(CrossEntropyBackward, gx, (gy, x), (gy, x, target, scale), (shape, flat, ignore_index))

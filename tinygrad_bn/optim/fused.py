@@ -55,7 +55,7 @@ class Batch:
 class Plan:
     """How a group is updated as long as nothing but numbers changes: no parameter, and no tensor of their state."""
 
-    __slots__ = ("arrays", "batches", "hyper", "names", "params", "state")
+    __slots__ = ("arrays", "batches", "hyper", "names", "numbers", "params", "state")
 
     def __init__(self, params: list[Tensor], names: tuple[str, ...], batches: list[Batch], hyper: Array) -> None:
         self.params = params
@@ -63,6 +63,7 @@ class Plan:
         self.names = names
         self.batches = batches
         self.hyper = hyper
+        self.numbers: Sequence[float] = ()  # what ``hyper`` holds
         self.state: list[Tensor] = []
 
     def fits(self, params: list[Tensor], names: tuple[str, ...], state: dict[Tensor, dict[str, Any]]) -> bool:
@@ -132,7 +133,9 @@ class FusedOptimizer(Optimizer):
             plan = self._plans.get(i)
             if plan is None or not plan.fits(params, names, self.state):
                 plan = self._plans[i] = self._plan(params, names, len(self._hyper(group)))
-            plan.hyper[:] = self._hyper(group)
+            numbers = self._hyper(group)
+            if numbers != plan.numbers:
+                plan.hyper[:-1] = plan.numbers = numbers
             for batch in plan.batches:
                 batch.run(plan.hyper)
         return loss
@@ -145,7 +148,9 @@ class FusedOptimizer(Optimizer):
         for kind in kinds.values():
             rows = [self._row(p, self.state[p], names) for p in kind]
             batches.append(Batch(self.kernel, kind, rows))
-        plan = Plan(params, names, batches, np.empty(numbers))
+        hyper = np.empty(numbers + 1)
+        hyper[-1] = sum(p.array.size for p in params)
+        plan = Plan(params, names, batches, hyper)
         plan.state = [self.state[p][name] for p in params for name in names]
         return plan
 

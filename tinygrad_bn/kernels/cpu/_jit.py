@@ -192,20 +192,22 @@ def jit(
 class Driver:
     """A kernel compiled twice from one source: its ``prange`` loops run serially, or on the pool."""
 
-    def __init__(self, function: Callable[..., Any], work: Callable[..., int], grain: int, flags: set[str]) -> None:
+    def __init__(
+        self, function: Callable[..., Any], work: Callable[..., int] | str, grain: int, flags: set[str]
+    ) -> None:
         self.serial = jit(fastmath=flags)(function)
         self.parallel = jit(fastmath=flags, parallel=True)(function) if ENABLED else None
         self.work = work
         self.grain = grain
 
 
-def parallel(work: Callable[..., int], grain: int, fastmath: set[str] | None = None) -> Callable[..., Any]:
+def parallel(work: Callable[..., int] | str, grain: int, fastmath: set[str] | None = None) -> Callable[..., Any]:
     """Declare a kernel whose ``prange`` loops pay on the pool from ``grain`` operations on.
 
     Parameters
     ----------
-    work : callable
-        Maps the kernel's arguments to a number of elementary operations.
+    work : str or callable
+        The argument whose size is the number of elementary operations; or maps the arguments to that number.
     grain : int
     """
 

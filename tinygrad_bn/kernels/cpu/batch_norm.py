@@ -17,9 +17,17 @@ import numpy as np
 from numba import prange
 
 from tinygrad_bn.kernels.cpu._jit import jit, parallel
-from tinygrad_bn.kernels.cpu.bn_columns import columns_apply, columns_gradient, columns_statistics, columns_sums
+from tinygrad_bn.kernels.cpu.bn_columns import (
+    BLOCK,
+    block_statistics,
+    block_sums,
+    columns_apply,
+    columns_gradient,
+    columns_statistics,
+    columns_sums,
+)
 from tinygrad_bn.kernels.cpu.bn_rows import merge, rows_apply, rows_gradient, rows_statistics, rows_sums
-from tinygrad_bn.kernels.cpu.simd import lanes, load_first, splat, sqrt, zeros
+from tinygrad_bn.kernels.cpu.simd import lanes, load_first, splat, sqrt, store_first, zeros
 
 GRAIN = 1 << 14
 
@@ -50,11 +58,7 @@ def finalise(part: Any, eps: Any, c: Any, mean: Any, mean_lo: Any, var: Any, inv
     invstd[c] = 1.0 / np.sqrt(v + eps)
 
 
-def _train_work(x: Any, *rest: Any) -> int:
-    return x.size  # type: ignore[no-any-return]
-
-
-@parallel(work=_train_work, grain=GRAIN)
+@parallel(work="x", grain=GRAIN)
 def batch_norm_train(
     x: Any, weight: Any, bias: Any, eps: Any, act: Any,
     y: Any, statistics: Any, parts: Any,
@@ -82,6 +86,16 @@ def batch_norm_train(
                 n0, n1 = samples * p // cuts, samples * (p + 1) // cuts
                 gain = invstd[c] * at_or(weight, c, 1)
                 rows_apply(fx, fy, c, channels, length, n0, n1, mean[c], mean_lo[c], gain, at_or(bias, c, 0), act)
+    elif cuts == 1 and samples <= BLOCK:
+        width = lanes(fx)
+        rows = statistics.reshape(-1)
+        for t in prange(-(-channels // width)):
+            c0 = t * width
+            n = min(width, channels - c0)
+            block_statistics(fx, channels, c0, n, samples, eps, rows)
+            h, e = load_first(rows, c0, n), load_first(rows, channels + c0, n)
+            gain = load_first(rows, 3 * channels + c0, n) * register_or(weight, c0, n, 1)
+            columns_apply(fx, fy, channels, c0, n, 0, samples, h, e, gain, register_or(bias, c0, n, 0), act)
     else:
         width = lanes(fx)
         registers = -(-channels // width)
@@ -110,11 +124,7 @@ def gather_sums(part: Any, c: Any, invstd: Any, gweight: Any, gbias: Any) -> Non
     gweight[c] = part[0, 2] * invstd[c]
 
 
-def _backward_work(gy: Any, *rest: Any) -> int:
-    return gy.size  # type: ignore[no-any-return]
-
-
-@parallel(work=_backward_work, grain=GRAIN)
+@parallel(work="gy", grain=GRAIN)
 def batch_norm_backward(
     gy: Any, x: Any, weight: Any, bias: Any, statistics: Any, act: Any,
     gx: Any, gweight: Any, gbias: Any, parts: Any,
@@ -150,6 +160,21 @@ def batch_norm_backward(
                 k1 = mean.dtype.type(parts[c, 0, 1] / count)
                 k2 = mean.dtype.type(parts[c, 0, 2] * invstd[c] * invstd[c] / count)
                 rows_gradient(fgy, fx, fgx, c, channels, length, n0, n1, mean[c], mean_lo[c], gain, beta, act, k1, k2)
+    elif cuts == 1 and samples <= BLOCK:
+        width = lanes(fx)
+        for t in prange(-(-channels // width)):
+            c0 = t * width
+            n = min(width, channels - c0)
+            r = load_first(invstd, c0, n)
+            gain = r * register_or(weight, c0, n, 1)
+            beta = register_or(bias, c0, n, 0)
+            h, e = load_first(mean, c0, n), load_first(mean_lo, c0, n)
+            s, q = block_sums(fgy, fx, channels, c0, n, 0, samples, h, e, gain, beta, act)
+            store_first(gbias, c0, s, n)
+            store_first(gweight, c0, q * r, n)
+            k1 = s / x.dtype.type(count)
+            k2 = q * r * r / x.dtype.type(count)
+            columns_gradient(fgy, fx, fgx, channels, c0, n, 0, samples, h, e, gain, beta, act, k1, k2)
     else:
         width = lanes(fx)
         registers = -(-channels // width)
@@ -176,17 +201,13 @@ def batch_norm_backward(
             columns_gradient(fgy, fx, fgx, channels, c0, n, n0, n1, h, e, gain, beta, act, k1, k2)
 
 
-def _eval_work(x: Any, *rest: Any) -> int:
-    return x.size  # type: ignore[no-any-return]
-
-
 @jit(inline=True)
 def inverse_deviation(var: Any, c: Any, eps: Any) -> Any:
     """1 / √(var[c] + eps), computed in float64."""
     return var.dtype.type(1.0 / np.sqrt(np.float64(var[c]) + eps))
 
 
-@parallel(work=_eval_work, grain=GRAIN)
+@parallel(work="x", grain=GRAIN)
 def batch_norm_eval(x: Any, weight: Any, bias: Any, mean: Any, var: Any, eps: Any, act: Any, y: Any) -> None:
     samples, channels, length = x.shape
     fx, fy = x.reshape(-1), y.reshape(-1)
@@ -206,7 +227,7 @@ def batch_norm_eval(x: Any, weight: Any, bias: Any, mean: Any, var: Any, eps: An
             columns_apply(fx, fy, channels, c0, n, 0, samples, h, e, gain, register_or(bias, c0, n, 0), act)
 
 
-@parallel(work=_backward_work, grain=GRAIN)
+@parallel(work="gy", grain=GRAIN)
 def batch_norm_eval_backward(
     gy: Any, x: Any, weight: Any, bias: Any, mean: Any, var: Any, eps: Any, act: Any,
     gx: Any, gweight: Any, gbias: Any, parts: Any,
@@ -248,11 +269,12 @@ def batch_norm_update(
     for c in range(mean.size):
         finite = finite and abs(mean[c]) < np.inf and abs(var[c]) < np.inf
     if not finite:
-        skipped[0] += 1
+        skipped[()] += 1
         return
-    tracked[0] += 1
-    weight = momentum if momentum >= 0 else 1.0 / tracked[0]
+    tracked[()] += 1
+    weight = momentum if momentum >= 0 else 1.0 / tracked[()]
     factor = count / (count - 1.0) if unbiased and count > 1 else 1.0
     for c in range(mean.size):
         running_mean[c] += weight * (np.float64(mean[c]) - running_mean[c])
+    for c in range(mean.size):
         running_var[c] += weight * (np.float64(var[c]) * factor - running_var[c])

@@ -12,7 +12,18 @@ import numpy as np
 
 from tinygrad_bn.kernels.cpu._jit import jit
 from tinygrad_bn.kernels.cpu.bn_rows import merge
-from tinygrad_bn.kernels.cpu.simd import fma, lane, largest, load_first, splat, store_first, where_positive, zeros
+from tinygrad_bn.kernels.cpu.simd import (
+    fma,
+    lane,
+    largest,
+    load_first,
+    splat,
+    sqrt,
+    store_first,
+    unless_nan,
+    where_positive,
+    zeros,
+)
 
 BLOCK = 256
 
@@ -48,6 +59,25 @@ def block_moments(x: Any, at: Any, step: Any, rows: Any, n: Any) -> Any:
 
 
 @jit(inline=True)
+def block_statistics(x: Any, channels: Any, c0: Any, n: Any, rows: Any, eps: Any, statistics: Any) -> None:
+    """The four rows of statistics of the n channels of one register, of a batch that is a single block.
+
+    mean = m + Σd / rows as the sum of two numbers (Knuth's two-sum), var = (Σd² - (Σd)² / rows) / rows.
+    """
+    m, s, q = block_moments(x, c0, channels, rows, n)
+    count = splat(x.dtype.type(rows))
+    shift = s / count
+    hi = m + shift
+    back = hi - m
+    lo = (m - (hi - back)) + (shift - back)
+    var = largest((q - s * shift) / count, zeros(x))
+    store_first(statistics, c0, hi, n)
+    store_first(statistics, channels + c0, unless_nan(lo, zeros(x)), n)
+    store_first(statistics, 2 * channels + c0, var, n)
+    store_first(statistics, 3 * channels + c0, splat(x.dtype.type(1)) / sqrt(var + splat(x.dtype.type(eps))), n)
+
+
+@jit(inline=True)
 def columns_statistics(x: Any, channels: Any, c0: Any, n: Any, r0: Any, r1: Any, parts: Any, p: Any) -> None:
     """(count, mean, M2) of the n channels of one register over rows r0 … r1."""
     for start in range(r0, r1, BLOCK):
@@ -78,41 +108,49 @@ def columns_apply(
 
 
 @jit(inline=True)
+def block_sums(
+    gy: Any, x: Any, channels: Any, c0: Any, n: Any, start: Any, end: Any,
+    h: Any, e: Any, gain: Any, beta: Any, act: Any,
+) -> Any:  # fmt: skip
+    """Σ g and Σ g d of d = (x - h) - e, g = gy act' over rows start … end; h, e, gain and beta are registers."""
+    p0 = p1 = q0 = q1 = zeros(x)
+    for r in range(start, end - 1, 2):
+        i = r * channels + c0
+        d = (load_first(x, i, n) - h) - e
+        g = load_first(gy, i, n)
+        if act:
+            g = where_positive(fma(d, gain, beta), g)
+        p0 = p0 + g
+        q0 = fma(g, d, q0)
+        i += channels
+        d = (load_first(x, i, n) - h) - e
+        g = load_first(gy, i, n)
+        if act:
+            g = where_positive(fma(d, gain, beta), g)
+        p1 = p1 + g
+        q1 = fma(g, d, q1)
+    if (end - start) % 2:
+        i = (end - 1) * channels + c0
+        d = (load_first(x, i, n) - h) - e
+        g = load_first(gy, i, n)
+        if act:
+            g = where_positive(fma(d, gain, beta), g)
+        p0 = p0 + g
+        q0 = fma(g, d, q0)
+    return p0 + p1, q0 + q1
+
+
+@jit(inline=True)
 def columns_sums(
     gy: Any, x: Any, channels: Any, c0: Any, n: Any, r0: Any, r1: Any,
     h: Any, e: Any, gain: Any, beta: Any, act: Any, parts: Any, p: Any,
 ) -> None:  # fmt: skip
-    """parts[c, p] = (·, Σ g, Σ g d) of d = (x - h) - e, g = gy act'; h, e, gain and beta are registers."""
+    """parts[c, p] = (·, Σ g, Σ g d), block by block."""
     for c in range(c0, c0 + n):
         parts[c, p, 1] = 0.0
         parts[c, p, 2] = 0.0
     for start in range(r0, r1, BLOCK):
-        p0 = p1 = q0 = q1 = zeros(x)
-        end = min(r1, start + BLOCK)
-        for r in range(start, end - 1, 2):
-            i = r * channels + c0
-            d = (load_first(x, i, n) - h) - e
-            g = load_first(gy, i, n)
-            if act:
-                g = where_positive(fma(d, gain, beta), g)
-            p0 = p0 + g
-            q0 = fma(g, d, q0)
-            i += channels
-            d = (load_first(x, i, n) - h) - e
-            g = load_first(gy, i, n)
-            if act:
-                g = where_positive(fma(d, gain, beta), g)
-            p1 = p1 + g
-            q1 = fma(g, d, q1)
-        if (end - start) % 2:
-            i = (end - 1) * channels + c0
-            d = (load_first(x, i, n) - h) - e
-            g = load_first(gy, i, n)
-            if act:
-                g = where_positive(fma(d, gain, beta), g)
-            p0 = p0 + g
-            q0 = fma(g, d, q0)
-        s, q = p0 + p1, q0 + q1
+        s, q = block_sums(gy, x, channels, c0, n, start, min(r1, start + BLOCK), h, e, gain, beta, act)
         for j in range(n):
             parts[c0 + j, p, 1] += lane(s, j)
             parts[c0 + j, p, 2] += lane(q, j)

@@ -23,9 +23,6 @@ from tinygrad_bn.kernels.cpu import math
 BLOCK = 8192
 
 
-def size(*arrays):
-    return arrays[-1].size
-
 '''
 
 _KERNEL = """
@@ -44,7 +41,7 @@ def {name}_flat({arguments}, out):
             out[i] = {name}_({at_step})
 
 
-@parallel(work=size, grain={grain})
+@parallel(work="out", grain={grain})
 def {name}({arguments}, out):
     if out.ndim == 1:
         n = out.size

@@ -24,6 +24,7 @@ outer_row, outer_row_edge = _tiles.outer_row, _tiles.outer_row_edge
 dot_full, dot_row = _tiles.dot_full, _tiles.dot_row
 
 GRAIN = 400_000  # multiply-adds from which two threads pay
+SHARE = 24  # columns of A Bᵀ in one part: A is read once a part
 SLICES = 32  # at most so many shares of the rows of both gradients of ``linear``
 
 
@@ -63,27 +64,27 @@ def dot_columns(
     m: Any, n: Any, k: Any, first: Any, last: Any,
 ) -> None:  # fmt: skip
     """Columns first … last of C = A Bᵀ + bias, all m rows; ``biased`` is 1, or 0 where there is no bias."""
-    j = first
-    while j < last:
-        if last - first >= DOT_COLUMNS:
-            j = min(j, last - DOT_COLUMNS)
-            i = 0
-            while i < m:
-                if m >= DOT_ROWS:
-                    i = min(i, m - DOT_ROWS)
+    if last - first >= DOT_COLUMNS:
+        i = 0
+        while i < m:
+            rows = DOT_ROWS if m >= DOT_ROWS else 1
+            i = min(i, m - rows)
+            j = first
+            while j < last:
+                j = min(j, last - DOT_COLUMNS)
+                if rows > 1:
                     dot_full(a, pa + i * k, k, b, pb + j * k, k, bias, biased, j, c, pc + i * n + j, n, k)
-                    i += DOT_ROWS
                 else:
                     dot_row(a, pa + i * k, k, b, pb + j * k, k, bias, biased, j, c, pc + i * n + j, n, k)
-                    i += 1
-            j += DOT_COLUMNS
-        else:
+                j += DOT_COLUMNS
+            i += rows
+    else:
+        for j in range(first, last):
             for i in range(m):
                 total = bias[j] if biased else lane(zeros(a), 0)
                 for q in range(k):
                     total += a[pa + i * k + q] * b[pb + j * k + q]
                 c[pc + i * n + j] = total
-            j += 1
 
 
 @jit()
@@ -186,10 +187,10 @@ def matmul_nt(a: Any, b: Any, out: Any) -> None:
             left, right = fa[z * step_a :], fb[z * step_b :]
             blas_rows(left, right, fc[z * m * n :], m, n, k, lo, min(m, lo + PART), False, True)
     else:
-        blocks = parts(n, 2 * DOT_COLUMNS)
+        blocks = parts(n, SHARE)
         for block in prange(batch * blocks):
-            z, first = block // blocks, block % blocks * 2 * DOT_COLUMNS
-            last = first + 2 * DOT_COLUMNS if block % blocks < blocks - 1 else n
+            z, first = block // blocks, block % blocks * SHARE
+            last = first + SHARE if block % blocks < blocks - 1 else n
             dot_columns(
                 pointer_to(fa), z * step_a, pointer_to(fb), z * step_b, pointer_to(fa), 0,
                 pointer_to(fc), z * m * n, m, n, k, first, last,
@@ -209,10 +210,10 @@ def linear(x: Any, weight: Any, bias: Any, out: Any) -> None:
             if bias.size:
                 add_bias(out[lo:hi], bias)
     else:
-        blocks = parts(n, 2 * DOT_COLUMNS)
+        blocks = parts(n, SHARE)
         for block in prange(blocks):
-            first = block * 2 * DOT_COLUMNS
-            last = first + 2 * DOT_COLUMNS if block < blocks - 1 else n
+            first = block * SHARE
+            last = first + SHARE if block < blocks - 1 else n
             dot_columns(
                 pointer_to(fx), 0, pointer_to(fw), 0, pointer_to(bias), min(bias.size, 1),
                 pointer_to(fc), 0, m, n, k, first, last,

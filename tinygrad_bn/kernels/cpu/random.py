@@ -56,11 +56,7 @@ def unit_block(key: Any, first: Any, out: Any) -> None:
             out[i] = (wide_word(key, first + i) >> u8(11)) * 2.0**-53
 
 
-def _size_of_last(*arguments: Any) -> int:
-    return arguments[-1].size  # type: ignore[no-any-return]
-
-
-@parallel(work=_size_of_last, grain=GRAIN)
+@parallel(work="out", grain=GRAIN)
 def uniform(key: Any, low: Any, high: Any, out: Any) -> None:
     for block in prange(-(-out.size // BLOCK)):
         part = out[block * BLOCK : min(out.size, block * BLOCK + BLOCK)]
@@ -79,7 +75,7 @@ def unit_pair(key: Any, pair: Any, single: Any) -> Any:
     return (wide_word(key, 2 * pair) >> u8(11)) * 2.0**-53, (wide_word(key, 2 * pair + 1) >> u8(11)) * 2.0**-53
 
 
-@parallel(work=_size_of_last, grain=GRAIN)
+@parallel(work="out", grain=GRAIN)
 def normal(key: Any, mean: Any, std: Any, out: Any) -> None:
     single = out.itemsize == 4
     for block in prange(-(-out.size // BLOCK)):
@@ -109,7 +105,7 @@ def permutation(key: Any, out: Any) -> None:
         out[i], out[j] = out[j], out[i]
 
 
-@parallel(work=_size_of_last, grain=GRAIN)
+@parallel(work="out", grain=GRAIN)
 def dropout(x: Any, key: Any, p: Any, out: Any) -> None:
     scale = x.dtype.type(1.0 / (1.0 - p) if p < 1 else 0.0)
     limit = np.float32(p)

@@ -54,11 +54,7 @@ def column_sums(x: Any, start: Any, rows: Any, stride: Any, n: Any) -> Any:
     return unless_nan(total, plain)  # compensation makes NaN of an infinite sum; the plain one tells which it is
 
 
-def _elements(x: Any, *rest: Any) -> int:
-    return x.size  # type: ignore[no-any-return]
-
-
-@parallel(work=_elements, grain=1 << 17)
+@parallel(work="x", grain=1 << 17)
 def sum(x: Any, scale: Any, out: Any) -> None:
     a, r, b = x.shape
     if b == 1:

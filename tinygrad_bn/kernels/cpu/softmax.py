@@ -21,10 +21,6 @@ from tinygrad_bn.kernels.cpu.reduction import block_sum
 GRAIN = 1 << 14
 
 
-def _elements(x: Any, *rest: Any) -> int:
-    return x.size  # type: ignore[no-any-return]
-
-
 @jit(fastmath=REDUCE)
 def row_max(x: Any) -> Any:
     """The largest element; a NaN may be passed over, it shows in the sum."""
@@ -95,7 +91,7 @@ def log_softmax_backward_row(gy: Any, y: Any, out: Any) -> None:
         out[i] = gy[i] - math.exp(y[i]) * s
 
 
-@parallel(work=_elements, grain=GRAIN)
+@parallel(work="x", grain=GRAIN)
 def softmax(x: Any, out: Any) -> None:
     a, r, b = x.shape
     if b == 1:
@@ -107,7 +103,7 @@ def softmax(x: Any, out: Any) -> None:
             softmax_row(x[i // b, :, i % b], out[i // b, :, i % b])
 
 
-@parallel(work=_elements, grain=GRAIN)
+@parallel(work="x", grain=GRAIN)
 def log_softmax(x: Any, out: Any) -> None:
     a, r, b = x.shape
     if b == 1:
@@ -117,6 +113,34 @@ def log_softmax(x: Any, out: Any) -> None:
     else:
         for i in prange(a * b):
             log_softmax_row(x[i // b, :, i % b], out[i // b, :, i % b])
+
+
+@jit(fastmath=REDUCE)
+def block_log_sum_exp(x: Any, a0: Any, samples: Any, c: Any, b: Any, work: Any, lse: Any) -> None:
+    """lse of a block of samples (samples, C, B): all exponentials in one loop, which vectorises however few classes
+    there are. ``work`` holds (samples, C, B) exponentials and (samples, B) shifts."""
+    shifts = samples * c * b
+    first = a0 * c * b
+    for i in range(samples):
+        for j in range(b):
+            best = x[first + i * c * b + j]
+            for k in range(1, c):
+                best = max(best, x[first + (i * c + k) * b + j])
+            work[shifts + i * b + j] = best if abs(best) < np.inf else x.dtype.type(0)
+        for k in range(c):
+            for j in range(b):
+                at = (i * c + k) * b + j
+                work[at] = x[first + at] - work[shifts + i * b + j]
+    for at in range(shifts):
+        work[at] = math.exp(work[at])
+    for i in range(samples):
+        for j in range(b):
+            total = x.dtype.type(0)
+            for k in range(c):
+                total += work[(i * c + k) * b + j]
+            lse[(a0 + i) * b + j] = total
+    for at in range(samples * b):
+        lse[a0 * b + at] = work[shifts + at] + math.log(lse[a0 * b + at])
 
 
 @jit()
@@ -131,7 +155,7 @@ def logsumexp(x: Any, out: Any) -> None:
             out[i // b, i % b] = log_sum_exp(x[i // b, :, i % b])
 
 
-@parallel(work=_elements, grain=GRAIN)
+@parallel(work="y", grain=GRAIN)
 def softmax_backward(gy: Any, y: Any, out: Any) -> None:
     a, r, b = y.shape
     if b == 1:
@@ -143,7 +167,7 @@ def softmax_backward(gy: Any, y: Any, out: Any) -> None:
             softmax_backward_row(gy[i // b, :, i % b], y[i // b, :, i % b], out[i // b, :, i % b])
 
 
-@parallel(work=_elements, grain=GRAIN)
+@parallel(work="y", grain=GRAIN)
 def log_softmax_backward(gy: Any, y: Any, out: Any) -> None:
     a, r, b = y.shape
     if b == 1:
@@ -157,16 +181,17 @@ def log_softmax_backward(gy: Any, y: Any, out: Any) -> None:
 
 @jit()
 def cross_entropy(
-    x: Any, target: Any, ignore_index: Any, reduction: Any, out: Any, lse: Any, scale: Any, status: Any
+    x: Any, target: Any, ignore_index: Any, reduction: Any, out: Any, lse: Any, scale: Any, work: Any, status: Any
 ) -> None:
     a, c, b = x.shape
-    rows = x.reshape(a, c * b)
+    block = max(1, work.size // ((c + 1) * max(b, 1)))
+    for a0 in range(0, a, block):
+        block_log_sum_exp(x.reshape(-1), a0, min(block, a - a0), c, b, work, lse.reshape(-1))
     total = 0.0
     counted = 0
     for i in range(a):
         for j in range(b):
-            top = log_sum_exp(rows[i]) if b == 1 else log_sum_exp(x[i, :, j])
-            lse[i, j] = top
+            top = lse[i, j]
             t = target[i, j]
             loss = x.dtype.type(0)
             if t != ignore_index:
@@ -190,15 +215,23 @@ def cross_entropy(
 @jit()
 def cross_entropy_backward(gy: Any, x: Any, target: Any, lse: Any, scale: Any, ignore_index: Any, out: Any) -> None:
     a, c, b = x.shape
+    source, flat, tops = x.reshape(-1), out.reshape(-1), lse.reshape(-1)
+    for i in range(a):
+        for k in range(c):
+            for j in range(b):
+                at = (i * c + k) * b + j
+                flat[at] = source[at] - tops[i * b + j]
+    for at in range(flat.size):  # all exponentials in one loop, which vectorises however few classes there are
+        flat[at] = math.exp(flat[at])
     for i in range(a):
         for j in range(b):
             t = target[i, j]
+            g = scale[0] * (gy[i, j] if gy.size > 1 else gy[0, 0])
+            first = i * c * b + j
             if t == ignore_index:
-                for k in range(c):
-                    out[i, k, j] = 0
+                for at in range(first, first + c * b, b):
+                    flat[at] = 0
             else:
-                g = scale[0] * (gy[i, j] if gy.size > 1 else gy[0, 0])
-                top = lse[i, j]
-                for k in range(c):
-                    out[i, k, j] = g * math.exp(x[i, k, j] - top)
-                out[i, t, j] -= g
+                for at in range(first, first + c * b, b):
+                    flat[at] *= g
+                flat[first + t * b] -= g

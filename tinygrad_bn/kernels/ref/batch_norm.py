@@ -105,17 +105,17 @@ def batch_norm_update(
 ) -> None:  # fmt: skip
     """Move the running statistics towards a batch's: running += momentum (batch - running).
 
-    ``tracked`` and ``skipped``, int64 of shape (1,), count batches. One with a statistic that is not finite is
+    ``tracked`` and ``skipped``, int64 of shape (), count batches. One with a statistic that is not finite is
     skipped: nothing moves but that counter. momentum < 0 stands for the cumulative average, 1 / (batches tracked).
     ``count`` values a channel went into the statistics: the running variance takes Bessel's factor count / (count -
     1) if ``unbiased``.
     """
     mean, var = statistics[0], statistics[2]
     if not (np.isfinite(mean).all() and np.isfinite(var).all()):
-        skipped[0] += 1
+        skipped[()] += 1
         return
-    tracked[0] += 1
-    weight = momentum if momentum >= 0 else 1.0 / tracked[0]
+    tracked[()] += 1
+    weight = momentum if momentum >= 0 else 1.0 / tracked[()]
     factor = count / (count - 1) if unbiased and count > 1 else 1.0
     running_mean += (weight * (mean.astype(np.float64) - running_mean)).astype(mean.dtype)
     running_var += (weight * (var.astype(np.float64) * factor - running_var)).astype(var.dtype)

@@ -3,7 +3,7 @@
 ``table`` lists what the update reads and writes, one row a parameter: its arrays, in the order that each kernel's
 docstring gives. On this device a row is a tuple of arrays; on ``cpu`` it holds their addresses and their number of
 elements, so that one compiled kernel serves any number of parameters. ``like`` is an empty array of the parameters'
-dtype. ``hyper`` holds what may change from step to step, float64.
+dtype. ``hyper`` holds what may change from step to step, float64, and last the number of elements of all parameters.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def sgd(table: Any, like: Array, hyper: Array) -> None:
     g += weight_decay p; b = g at the first step, momentum b + (1 - dampening) g later; p -= lr (g + momentum b if
     nesterov else b). Sutskever et al. 2013, in PyTorch's form.
     """
-    lr, momentum, dampening, decay, nesterov, maximize = hyper
+    lr, momentum, dampening, decay, nesterov, maximize, _ = hyper
     for p, g, b, steps in table:
         g = -g if maximize else g
         d = g.astype(np.float64) + decay * p
@@ -44,7 +44,7 @@ def adam(table: Any, like: Array, hyper: Array) -> None:
     algorithm 1; decoupled decay: Loshchilov & Hutter 2019 (arXiv:1711.05101); amsgrad: Reddi et al. 2018
     (arXiv:1904.09237).
     """
-    lr, beta1, beta2, eps, decay, decoupled, amsgrad, maximize = hyper
+    lr, beta1, beta2, eps, decay, decoupled, amsgrad, maximize, _ = hyper
     for p, g, m, v, top, steps in table:
         steps[0] += 1
         t = float(steps[0])

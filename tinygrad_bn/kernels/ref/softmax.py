@@ -57,15 +57,17 @@ def log_softmax_backward(gy: Array, y: Array, out: Array) -> None:
 
 @spec(
     writes="out lse scale",
+    workspace="work",
     status="'target' must hold class indices from 0 to {limit}. Got {value} at position {position}.",
 )
 def cross_entropy(
-    x: Array, target: Array, ignore_index: int, reduction: int, out: Array, lse: Array, scale: Array, status: Array
-) -> None:
+    x: Array, target: Array, ignore_index: int, reduction: int, out: Array, lse: Array, scale: Array,
+    work: Array, status: Array,
+) -> None:  # fmt: skip
     """The loss lse_ab - x[a, target_ab, b], 0 where the target is ignored; lse_ab = logsumexp.
 
     ``reduction`` is 0 for the mean over the targets that count, 1 for the sum, 2 for none: out (1, 1) or (A, B). The
-    factor of the gradient goes to scale (1,).
+    factor of the gradient goes to scale (1,). ``work`` has room for at least one sample: (C + 1) B elements.
     """
     counts = target != ignore_index
     bad = counts & ((target < 0) | (target >= x.shape[1]))
