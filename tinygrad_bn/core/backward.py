@@ -113,9 +113,13 @@ class _Run:
                 continue
             if tensor._grad is not None:
                 tensor._grad = _add(tensor._grad, gradient)
-            # two references: this name and getrefcount's argument; a third may be another leaf's, a hook's, a caller's
+            # this name, getrefcount's argument, perhaps the leaf; one more may be another leaf's, a hook's, a caller's
+            elif gradient is node.spare:  # type: ignore[attr-defined]
+                tensor._grad = gradient if getrefcount(gradient) <= 3 else _clone(gradient)
             elif gradient.storage is None and getrefcount(gradient) <= 2 and gradient.contiguous_array:
                 tensor._grad = gradient
+                if gradient.node is None:
+                    node.spare, node.address = gradient, 0  # type: ignore[attr-defined]
             else:
                 tensor._grad = _clone(gradient)
 

@@ -44,7 +44,7 @@ class Table:
         Tells the kernel the dtype.
     """
 
-    __slots__ = ("arrays", "by_address", "data", "device", "dtype", "like")
+    __slots__ = ("arrays", "by_address", "data", "device", "dtype", "like", "pointed")
 
     def __init__(self, rows: Sequence[Sequence[Array]], dtype: DType, device: Device) -> None:
         self.dtype = dtype
@@ -53,8 +53,15 @@ class Table:
         self.arrays = [list(column) for column in zip(*rows, strict=True)]
         self.by_address = device.type != "ref"
         self.data: Any = [tuple(a.reshape(-1) for a in row) for row in rows]
+        self.pointed: list[int] = []
         if self.by_address:
             self.data = np.array([[*map(address_of, row), row[0].size] for row in rows], np.int64)
+
+    def point(self, column: int, addresses: list[int]) -> None:
+        """Put addresses into a column; whoever calls keeps the arrays alive while a kernel runs."""
+        if addresses != self.pointed:
+            self.data[:, column] = addresses
+            self.pointed = addresses
 
     def replace(self, column: int, arrays: list[Array]) -> None:
         """Put arrays of the same sizes into a column."""

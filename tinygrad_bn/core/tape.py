@@ -11,8 +11,11 @@ import weakref
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ContextDecorator
 from itertools import count
+from sys import getrefcount
 from typing import Any, ClassVar
 
+from tinygrad_bn.core.device import Device
+from tinygrad_bn.core.dtype import DType
 from tinygrad_bn.core.tensor import Tensor
 from tinygrad_bn.errors import GraphFreedError, SavedTensorError
 
@@ -149,14 +152,44 @@ class Node:
 
 
 class Leaf(Node):
-    """The end of the graph at a tensor that requires grad: accumulates into its ``grad``."""
+    """The end of the graph at a tensor that requires grad: accumulates into its ``grad``.
 
-    __slots__ = ("tensor",)
+    Attributes
+    ----------
+    spare : Tensor or None
+        The gradient that was last put into ``grad`` as it came: its memory serves again (``gradient_buffer``).
+    address : int
+        Where the elements of ``spare`` begin, once an optimiser has asked; else 0.
+    """
+
+    __slots__ = ("address", "spare", "tensor")
     is_leaf = True
 
     def __init__(self, tensor: Tensor) -> None:
         super().__init__((), ())
         self.tensor = weakref.ref(tensor)
+        self.spare: Tensor | None = None
+        self.address = 0
+
+
+def gradient_buffer(node: Node | None, shape: tuple[int, ...], dtype: DType, device: Device) -> Tensor:
+    """Return an uninitialised tensor for a gradient on its way to a node.
+
+    A leaf gets the memory of its last gradient where nobody else holds that: an optimiser then finds it where it was.
+    """
+    if isinstance(node, Leaf) and not mode.grad:
+        spare = node.spare
+        if (
+            spare is not None
+            and getrefcount(spare) <= 3  # the leaf, this name and getrefcount's argument
+            and spare.storage is None
+            and spare.dtype is dtype
+            and spare.device is device
+            and spare.array.shape == shape
+            and getrefcount(spare.array) <= 2
+        ):
+            return spare
+    return Tensor(device.empty(shape, dtype), dtype, device)
 
 
 class Part(Node):
@@ -215,15 +248,18 @@ def nodes_of(kind: type[Node], *inputs: Tensor) -> tuple[Node | None, ...] | Non
     SavedTensorError
         If a tracked input is a view of memory that was changed after the view had been taken.
     """
+    if not mode.grad:
+        return None
+    nodes = ()
     tracked = False
     for tensor in inputs:
-        if tensor.node is not None:
+        node = tensor.node
+        nodes += (node,)  # type: ignore[assignment]  # a few: adding tuples is half of what a list and its copy cost
+        if node is not None:
             tracked = True
             if tensor.view_version >= 0 and tensor.view_version != tensor.version:
                 raise _stale_view(kind, tensor)
-    if not (tracked and mode.grad):
-        return None
-    return (inputs[0].node,) if len(inputs) == 1 else tuple([tensor.node for tensor in inputs])
+    return nodes if tracked else None
 
 
 def _stale_view(kind: type[Node], tensor: Tensor) -> SavedTensorError:

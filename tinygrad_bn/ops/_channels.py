@@ -47,6 +47,20 @@ def in_layout(x: Tensor, innermost: bool) -> Array:
     return out.reshape(product(out.shape[:-1]), shape[1], 1)
 
 
+def paired(x: Tensor) -> tuple[Array, Tensor, Array, bool]:
+    """The elements as kernels take them, an uninitialised tensor of the same layout with its own view, and whether the
+    channels lie innermost: ``lay_out`` and ``empty_as`` at once."""
+    array, dtype, device = x.array, x.dtype, x.device
+    if not x.contiguous_array:
+        view, innermost = lay_out(x)
+        y, out = empty_as(x, view, innermost)
+        return view, y, out, innermost
+    shape = array.shape
+    seen = (shape[0], shape[1], 1) if len(shape) == 2 else (shape[0], shape[1], product(shape[2:]))
+    out = device.empty(shape, dtype)
+    return array.reshape(seen), Tensor(out, dtype, device), out.reshape(seen), False
+
+
 def empty_as(x: Tensor, view: Array, innermost: bool) -> tuple[Tensor, Array]:
     """An uninitialised tensor of the input's shape, stored in the layout of a view of it, and its view."""
     shape = x.array.shape

@@ -11,11 +11,11 @@ import numpy as np
 from tinygrad_bn.core.dtype import float32, float64
 from tinygrad_bn.core.launch import launch
 from tinygrad_bn.core.registry import operation
-from tinygrad_bn.core.tape import Gradients, MultiNode, Node, mode, nodes_of, record
+from tinygrad_bn.core.tape import Gradients, MultiNode, Node, gradient_buffer, mode, nodes_of, record
 from tinygrad_bn.core.tensor import Array, Tensor
 from tinygrad_bn.errors import ArgumentError, wrong
 from tinygrad_bn.ops import arithmetic, functions, movement, sums
-from tinygrad_bn.ops._channels import check, empty_as, in_layout, lay_out, scratch
+from tinygrad_bn.ops._channels import check, in_layout, paired, scratch
 from tinygrad_bn.ops._common import new, plain
 from tinygrad_bn.ops.composite import through_composite
 from tinygrad_bn.ops.creation import zeros_like
@@ -73,7 +73,7 @@ class BatchNormTrain(Node):
     def backward(self, gy: Tensor) -> Gradients:
         x, weight, bias = self.unpack()
         statistics, eps, activation = self.constants
-        return batch_norm_backward(gy, x, weight, bias, statistics, eps, activation)
+        return batch_norm_backward(gy, x, weight, bias, statistics, eps, activation, self.inputs[1:])
 
 
 @operation(BatchNormTrain)
@@ -127,19 +127,19 @@ def batch_norm_train(
             f"batch_norm: 'input' must have more than one value a channel in training. Got shape {shape}.\n"
             "Hint: use larger batches (drop_last=True), or eval mode."
         )
-    view, innermost = lay_out(x)
-    y, out = empty_as(x, view, innermost)
-    statistics = Statistics(device.empty((4, channels), dtype), count)
+    view, y, out, _ = paired(x)
+    rows = device.empty((4, channels), dtype)
+    statistics = Statistics(rows, count)
     w = NOTHING[dtype.name] if weight is None else weight
     b = NOTHING[dtype.name] if bias is None else bias
     if count:
-        arrays = (view, w.array if w.contiguous_array else plain(w), b.array if b.contiguous_array else plain(b))
-        launch(device.kernels.batch_norm_train, *arrays, eps, act, out, statistics.rows, scratch(x, view))
+        gain = w.array if w.contiguous_array else plain(w)
+        beta = b.array if b.contiguous_array else plain(b)
+        launch(device.kernels.batch_norm_train, view, gain, beta, eps, act, out, rows, scratch(x, view))
     if mode.grad:
-        inputs = (x, w, b)
         nodes = nodes_of(BatchNormTrain, x, w, b)
         if nodes is not None:
-            y.node = BatchNormTrain(nodes, inputs, (statistics, eps, activation))
+            y.node = BatchNormTrain(nodes, (x, w, b), (statistics, eps, activation))
     return y, statistics
 
 
@@ -207,25 +207,33 @@ def _gradients(
 
 @operation(BatchNormBackward)
 def batch_norm_backward(
-    gy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, statistics: Statistics, eps: float, activation: str
+    gy: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    statistics: Statistics,
+    eps: float,
+    activation: str,
+    homes: tuple[Node | None, ...] = (None, None),
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of ``batch_norm_train`` with respect to x, weight and bias.
 
     gx = weight invstd (g - mean(g) - x̂ mean(g x̂)), gweight = Σ g x̂, gbias = Σ g, with g = gy act'(z): section 3 of the
-    paper, simplified. A weight or bias of no elements counts as absent.
+    paper, simplified. A weight or bias of no elements counts as absent. ``homes``: where the gradients of weight and
+    bias go (``gradient_buffer``).
     """
     dtype, device = x.dtype, x.device
-    view, innermost = lay_out(x)
-    gx, out = empty_as(x, view, innermost)
+    view, gx, out, innermost = paired(x)
     size = x.array.shape[1:2]
-    gweight, gbias = device.empty(size, dtype), device.empty(size, dtype)
-    gradients = (gx, Tensor(gweight, dtype, device), Tensor(gbias, dtype, device))
+    gweight = gradient_buffer(homes[0], size, dtype, device)
+    gbias = gradient_buffer(homes[1], size, dtype, device)
+    gradients = (gx, gweight, gbias)
     if view.size:
         launch(
             device.kernels.batch_norm_backward, in_layout(gy, innermost), view,
             weight.array if weight.contiguous_array else plain(weight),
             bias.array if bias.contiguous_array else plain(bias),
-            statistics.rows, ACTIVATIONS[activation], out, gweight, gbias, scratch(x, view),
+            statistics.rows, ACTIVATIONS[activation], out, gweight.array, gbias.array, scratch(x, view),
         )  # fmt: skip
     else:
         _clear(*gradients[1:])
@@ -286,8 +294,7 @@ def batch_norm_eval(
     x = input
     check(x, ("running_mean", mean), ("running_var", var), ("weight", weight), ("bias", bias))
     act = _activation("batch_norm", activation)
-    view, innermost = lay_out(x)
-    y, out = empty_as(x, view, innermost)
+    view, y, out, _ = paired(x)
     if view.size:
         arrays = (view, _or_none(weight, x), _or_none(bias, x), plain(mean), plain(var))
         launch(x.device.kernels.batch_norm_eval, *arrays, eps, act, out)
@@ -319,8 +326,7 @@ def batch_norm_eval_backward(
     gy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, eps: float, activation: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of ``batch_norm_eval`` with respect to x, weight and bias."""
-    view, innermost = lay_out(x)
-    gx, out = empty_as(x, view, innermost)
+    view, gx, out, innermost = paired(x)
     channels = x.array.shape[1]
     gweight, gbias = new((channels,), x.dtype, x.device), new((channels,), x.dtype, x.device)
     if view.size:

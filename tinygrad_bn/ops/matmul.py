@@ -8,7 +8,7 @@ import numpy as np
 
 from tinygrad_bn.core.launch import launch
 from tinygrad_bn.core.registry import operation
-from tinygrad_bn.core.tape import Gradients, MultiNode, Node, mode, nodes_of, record
+from tinygrad_bn.core.tape import Gradients, MultiNode, Node, gradient_buffer, mode, nodes_of, record
 from tinygrad_bn.core.tensor import Tensor
 from tinygrad_bn.errors import DTypeError, ShapeError, expected
 from tinygrad_bn.ops import movement, sums
@@ -141,9 +141,8 @@ class Linear(Node):
 
     def backward(self, gy: Tensor) -> Gradients:
         x, weight = self.unpack()
-        nodes = self.inputs
-        for_bias = len(nodes) == 3 and nodes[2] is not None
-        return linear_backward(gy, x, weight, nodes[0] is not None, nodes[1] is not None, for_bias)
+        nx, nw, nb = self.inputs
+        return linear_backward(gy, x, weight, nx is not None, nw is not None, nb is not None, (nw, nb))
 
 
 class LinearBackward(MultiNode):
@@ -163,7 +162,13 @@ class LinearBackward(MultiNode):
 
 @operation(LinearBackward)
 def linear_backward(
-    gy: Tensor, x: Tensor, weight: Tensor, for_x: bool, for_weight: bool, for_bias: bool
+    gy: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    for_x: bool,
+    for_weight: bool,
+    for_bias: bool,
+    homes: tuple[Node | None, Node | None] = (None, None),
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Return the gradients of ``linear`` that are wanted, None for the others, all in one launch.
 
@@ -174,41 +179,45 @@ def linear_backward(
         Not looked at unless the weight's gradient is wanted.
     weight : Tensor, shape (out_features, in_features)
         Not looked at unless the input's gradient is wanted.
+    for_x, for_weight, for_bias : bool
+    homes : pair of Node or None
+        Where the gradients of weight and bias go (``gradient_buffer``).
     """
     g = gy.array if gy.contiguous_array else plain(gy)
     device, dtype = gy.device, gy.dtype
     m, n = g.shape
-    empty, name = device.empty, dtype.name
-    inputs, weights, gx, gweight, gbias = (
-        NO_MATRIX[name],
-        NO_MATRIX[name],
-        NO_MATRIX[name],
-        NO_MATRIX[name],
-        NO_BIAS[name],
-    )
+    none, no_bias = NO_MATRIX[dtype.name], NO_BIAS[dtype.name]
+    inputs = weights = none
+    gx = gweight = gbias = None
     if for_x:
         weights = weight.array if weight.contiguous_array else plain(weight)
-        gx = empty((m, weights.shape[1]), dtype)
+        gx = Tensor(device.empty((m, weights.shape[1]), dtype), dtype, device)
     if for_weight:
         inputs = x.array if x.contiguous_array else plain(x)
-        gweight = empty((n, inputs.shape[1]), dtype)
+        gweight = gradient_buffer(homes[0], (n, inputs.shape[1]), dtype, device)
     if for_bias:
-        gbias = empty((n,), dtype)
+        gbias = gradient_buffer(homes[1], (n,), dtype, device)
+    gradients = (gx, gweight, gbias)
     if m and n:
-        launch(device.kernels.linear_backward, g, inputs, weights, gx, gweight, gbias)
+        launch(
+            device.kernels.linear_backward, g, inputs, weights,
+            none if gx is None else gx.array,
+            none if gweight is None else gweight.array,
+            no_bias if gbias is None else gbias.array,
+        )  # fmt: skip
     else:
-        for out in (gx, gweight, gbias):
-            launch(device.kernels.fill, 0, out)
-    gradients = (
-        Tensor(gx, dtype, device) if for_x else None,
-        Tensor(gweight, dtype, device) if for_weight else None,
-        Tensor(gbias, dtype, device) if for_bias else None,
-    )
+        _clear(*gradients)
     if mode.grad:
         nodes = nodes_of(LinearBackward, gy, x, weight)
         if nodes is not None:
             LinearBackward(nodes, (gy, x, weight), (3, (for_x, for_weight))).attach(gradients)
     return gradients
+
+
+def _clear(*tensors: Tensor | None) -> None:
+    for t in tensors:
+        if t is not None:
+            launch(t.device.kernels.fill, 0, t.array)
 
 
 @operation(Linear)
@@ -257,7 +266,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     )
     y = Tensor(out, dtype, device)
     if mode.grad:
-        nodes = nodes_of(Linear, x, weight) if bias is None else nodes_of(Linear, x, weight, bias)
+        nodes = nodes_of(Linear, x, weight, NOTHING if bias is None else bias)
         if nodes is not None:
             y.node = Linear(nodes, (NOTHING if nodes[1] is None else x, NOTHING if nodes[0] is None else weight))
     return y

@@ -14,8 +14,8 @@ import numpy as np
 
 from tinygrad_bn import ops
 from tinygrad_bn.core.launch import launch
-from tinygrad_bn.core.table import Table, dense, write_back
-from tinygrad_bn.core.tape import enable_grad
+from tinygrad_bn.core.table import Table, address_of, dense, write_back
+from tinygrad_bn.core.tape import Leaf, enable_grad
 from tinygrad_bn.core.tensor import Array, Tensor
 from tinygrad_bn.optim.optimizer import Group, Optimizer, Parameters, converted
 
@@ -37,8 +37,11 @@ class Batch:
     def run(self, hyper: Array) -> None:
         """Update the parameters by their gradients."""
         table, params = self.table, self.params
-        gradients: list[Tensor] = [p._grad for p in params]  # type: ignore[misc]  # only those with a gradient are here
-        table.replace(GRADIENT, [g.array if g.contiguous_array else dense(g) for g in gradients])
+        copies: list[Array] = []  # kept while the kernel runs
+        if table.by_address:
+            table.point(GRADIENT, [_gradient_address(p, copies) for p in params])
+        else:
+            table.replace(GRADIENT, [dense(p._grad) for p in params])  # type: ignore[arg-type]  # all have one
         if self.loose:
             table.replace(0, [dense(p) for p in params])
         launch(self.kernel, table.data, table.like, hyper)
@@ -50,6 +53,20 @@ class Batch:
                 p.bump()
             else:
                 p.storage.version += 1
+
+
+def _gradient_address(p: Tensor, copies: list[Array]) -> int:
+    """Where a parameter's gradient begins, made C-contiguous where it is not."""
+    leaf, gradient = p.node, p._grad
+    if isinstance(leaf, Leaf) and leaf.spare is gradient and leaf.address:
+        return leaf.address
+    array = dense(gradient)  # type: ignore[arg-type]  # only parameters with a gradient are in a table
+    address = address_of(array)
+    if isinstance(leaf, Leaf) and leaf.spare is gradient:
+        leaf.address = address
+    else:
+        copies.append(array)
+    return address
 
 
 class Plan:

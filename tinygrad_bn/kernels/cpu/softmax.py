@@ -115,6 +115,23 @@ def log_softmax(x: Any, out: Any) -> None:
             log_softmax_row(x[i // b, :, i % b], out[i // b, :, i % b])
 
 
+@jit(fastmath=REDUCE, inline=True)
+def column_shift(x: Any, at: Any, n: Any, step: Any) -> Any:
+    """``shift_of`` for n elements, ``step`` apart."""
+    best = x[at]
+    for k in range(1, n):
+        best = max(best, x[at + k * step])
+    return best if abs(best) < np.inf else x.dtype.type(0)
+
+
+@jit(fastmath=REDUCE, inline=True)
+def column_sum(x: Any, at: Any, n: Any, step: Any) -> Any:
+    total = x.dtype.type(0)
+    for k in range(n):
+        total += x[at + k * step]
+    return total
+
+
 @jit(fastmath=REDUCE)
 def block_log_sum_exp(x: Any, a0: Any, samples: Any, c: Any, b: Any, work: Any, lse: Any) -> None:
     """lse of a block of samples (samples, C, B): all exponentials in one loop, which vectorises however few classes
@@ -123,22 +140,16 @@ def block_log_sum_exp(x: Any, a0: Any, samples: Any, c: Any, b: Any, work: Any, 
     first = a0 * c * b
     for i in range(samples):
         for j in range(b):
-            best = x[first + i * c * b + j]
-            for k in range(1, c):
-                best = max(best, x[first + (i * c + k) * b + j])
-            work[shifts + i * b + j] = best if abs(best) < np.inf else x.dtype.type(0)
-        for k in range(c):
-            for j in range(b):
-                at = (i * c + k) * b + j
-                work[at] = x[first + at] - work[shifts + i * b + j]
+            at = i * c * b + j
+            shift = column_shift(x, first + at, c, b)
+            work[shifts + i * b + j] = shift
+            for k in range(c):
+                work[at + k * b] = x[first + at + k * b] - shift
     for at in range(shifts):
         work[at] = math.exp(work[at])
     for i in range(samples):
         for j in range(b):
-            total = x.dtype.type(0)
-            for k in range(c):
-                total += work[(i * c + k) * b + j]
-            lse[(a0 + i) * b + j] = total
+            lse[(a0 + i) * b + j] = column_sum(work, i * c * b + j, c, b)
     for at in range(samples * b):
         lse[a0 * b + at] = work[shifts + at] + math.log(lse[a0 * b + at])
 
