@@ -1,6 +1,7 @@
 """Problems: how each kernel's arguments are drawn, and large ones for the pool.
 
-``problems_<topic>.py`` beside this file add those of other topics to ``MAKERS``, ``SUMS`` and ``HOT``.
+``problems_<topic>.py`` beside this file add those of other topics to ``MAKERS``, ``SUMS``, ``SCALES``, ``SINGLE`` and
+``HOT``.
 """
 
 from __future__ import annotations
@@ -203,7 +204,7 @@ def normalisations(draw: st.DrawFn, name: str, dtype: str) -> Arguments:
     if name == "batch_norm_train":
         return train
     ref.kernels.batch_norm_train.serial(*train.values())
-    if p.act and name.endswith("backward"):
+    if p.act == 1 and name.endswith("backward"):
         plain = {**train, "act": 0, "y": np.empty(p.x.shape)}
         ref.kernels.batch_norm_train.serial(*plain.values())
         assume(np.abs(plain["y"]).min() > 1e-4)  # nothing so near the kink that rounding decides
@@ -343,7 +344,7 @@ MAKERS: dict[str, tuple[Callable[[str, str], st.SearchStrategy[Arguments]], floa
     **dict.fromkeys(("copy", "fill", "arange", "linspace"), (fillings, 0.0)),
 }
 """How a kernel's arguments are drawn, and to what relative error float32 must agree (0: to the bit)."""
-WITH_TABLES = {"sgd", "adam", "scale", "square_sums"}
+WITH_TABLES = {"sgd", "adam", "adagrad", "rmsprop", "scale", "square_sums"}
 
 
 def copied(arguments: Arguments) -> Arguments:
@@ -351,6 +352,9 @@ def copied(arguments: Arguments) -> Arguments:
 
 
 SUMS = {"sum", "matmul_nn", "matmul_nt", "matmul_tn", "linear", "linear_backward", "add_rows", "spread"}
+SINGLE: set[str] = set()  # kernels of float32 alone
+SCALES: dict[str, Callable[[Arguments], dict[str, Array]]] = {}
+"""The size of the terms that cancel in a kernel's results, given its arguments, where that is no sum of sizes."""
 
 
 def _hot() -> dict[str, Callable[[], Arguments]]:
@@ -360,13 +364,13 @@ def _hot() -> dict[str, Callable[[], Arguments]]:
     def f(*shape: int) -> Array:
         return rng.standard_normal(shape).astype(np.float32)
 
-    def bn(n: int, c: int, length: int, cuts: int, backward: bool = False) -> Arguments:
+    def bn(n: int, c: int, length: int, cuts: int, backward: bool = False, act: int = 1) -> Arguments:
         train = {
             "x": f(n, c, length),
             "weight": f(c),
             "bias": f(c),
             "eps": 1e-5,
-            "act": 1,
+            "act": act,
             "y": blank((n, c, length), np.float32),
             "statistics": blank((4, c), np.float32),
             "parts": blank((c, cuts, 3), np.float64),
@@ -380,7 +384,7 @@ def _hot() -> dict[str, Callable[[], Arguments]]:
             "weight": train["weight"],
             "bias": train["bias"],
             "statistics": train["statistics"],
-            "act": 1,
+            "act": act,
             "gx": blank((n, c, length), np.float32),
             "gweight": blank(c, np.float32),
             "gbias": blank(c, np.float32),
@@ -407,6 +411,11 @@ def _hot() -> dict[str, Callable[[], Arguments]]:
         "batch_norm_backward rows": lambda: bn(16, 9, 200, 1, True),
         "batch_norm_backward parts": lambda: bn(64, 3, 333, 4, True),
         "batch_norm_backward columns": lambda: bn(700, 50, 1, 2, True),
+        "batch_norm_train sigmoid": lambda: bn(64, 3, 333, 4, act=2),
+        "batch_norm_backward sigmoid rows": lambda: bn(64, 3, 333, 4, True, act=2),
+        "batch_norm_backward sigmoid columns": lambda: bn(700, 50, 1, 2, True, act=2),
+        "batch_norm_train block": lambda: bn(200, 100, 1, 1, act=2),
+        "batch_norm_backward block": lambda: bn(200, 100, 1, 1, True, act=2),
         "matmul_nn": lambda: product("matmul_nn", 101, 67, 83),
         "matmul_nt": lambda: product("matmul_nt", 101, 67, 83),
         "matmul_tn": lambda: product("matmul_tn", 101, 67, 83),

@@ -102,5 +102,5 @@ def batches(
         rng.uniform(-2, 2, c if has_weight else 0).astype(kind),
         rng.standard_normal(c if has_bias else 0).astype(kind),
         draw(st.sampled_from([1e-5, 1e-3, 0.1])),
-        draw(st.integers(0, 1)) if act is None else act,
+        draw(st.integers(0, 2)) if act is None else act,
     )

@@ -15,13 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinygrad_bn.kernels.cpu import _twin as twin
-from tinygrad_bn.kernels.cpu import simd
+from tinygrad_bn.kernels.cpu import shuffles, simd
 from tinygrad_bn.kernels.cpu._jit import ENABLED, jit
+from tinygrad_bn.kernels.cpu.vector import WIDTH
 
 pytestmark = pytest.mark.jit_off
 
 Array = np.ndarray[Any, Any]
-LANES = {"float32": simd.WIDTH // 4, "float64": simd.WIDTH // 8}
+LANES = {"float32": WIDTH // 4, "float64": WIDTH // 8}
 
 
 @jit()
@@ -60,6 +61,21 @@ def totals(a: Any, out: Any) -> None:
     out[0] = simd.total(simd.load(a, 0))
     out[1] = simd.lane(simd.load(a, 0), 1)
     simd.store_totals(out, 2, simd.load(a, 0), simd.load(a, w), simd.load(a, 2 * w), simd.load(a, 3 * w))
+
+
+@jit()
+def reordered(a: Any, out: Any) -> None:
+    w = simd.lanes(a)
+    simd.store(out, 0, shuffles.load_every(a, 2, 1, 4))
+    simd.store(out, w, shuffles.load_every(a, 0, 8, 9))
+    shuffles.store_every4(out, 2 * w, simd.load(a, 0), simd.load(a, w), simd.load(a, 2 * w), simd.load(a, 3 * w))
+    shuffles.transpose(a, 1, w + 1, out, 6 * w, w)
+
+
+@jit()
+def exponential(a: Any, out: Any) -> None:
+    simd.store(out, 0, simd.exp(simd.load(a, 0)))
+    simd.store(out, simd.lanes(a), simd.smallest(simd.load(a, 0), simd.load(a, 1)))
 
 
 def drawn(dtype: str, count: int, seed: int, specials: bool = False) -> Array:
@@ -115,6 +131,52 @@ def test_partial_access_touches_no_more_than_it_says(dtype: str, i: int, n: int)
     np.testing.assert_array_equal(out, want)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_moves_that_reorder(dtype: str) -> None:
+    w = LANES[dtype]
+    a = np.arange(w * max(w + 2, 10), dtype=dtype)
+    out = np.full(6 * w + w * w, -1.0, dtype)
+    reordered(a, out)
+    np.testing.assert_array_equal(out[:w], a[3 : 3 + 4 * w : 4])
+    np.testing.assert_array_equal(out[w : 2 * w], a[8 : 8 + 9 * w : 9][:w])
+    np.testing.assert_array_equal(out[2 * w : 6 * w], a[: 4 * w].reshape(4, w).T.ravel())
+    rows = np.stack([a[1 + r * (w + 1) :][:w] for r in range(w)])
+    np.testing.assert_array_equal(out[6 * w :].reshape(w, w), rows.T)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_exponentials_of_registers(dtype: str) -> None:
+    """Infinity where it overflows, subnormals and 0 below, NaN stays."""
+    w = LANES[dtype]
+    values = [
+        0.0,
+        1.0,
+        -1.0,
+        88.0,
+        89.0,
+        -87.0,
+        -95.0,
+        -104.0,
+        710.0,
+        -746.0,
+        np.inf,
+        -np.inf,
+        np.nan,
+        1e-6,
+        3.5,
+        -20.0,
+    ]
+    for start in range(0, len(values), w):
+        a = np.resize(np.array(values, dtype)[start:], w + 1)
+        out = np.zeros(2 * w, dtype)
+        exponential(a, out)
+        with np.errstate(over="ignore", under="ignore"):
+            exact = np.exp(a[:w].astype(np.longdouble)).astype(dtype)
+        tiny = np.finfo(dtype).smallest_subnormal
+        np.testing.assert_allclose(out[:w], exact, rtol=4 * np.finfo(dtype).eps, atol=4 * float(tiny))
+        np.testing.assert_array_equal(out[w:], np.where(np.isnan(a[:w]), a[:w], np.fmin(a[:w], a[1:])))
+
+
 @given(st.sampled_from(["float32", "float64"]), st.integers(0, 2**32 - 1))
 def test_totals(dtype: str, seed: int) -> None:
     """Halves added to halves: the same bits as the twin's, one vector at a time or four."""
@@ -136,7 +198,7 @@ def test_totals(dtype: str, seed: int) -> None:
 def test_the_twin_has_every_name() -> None:
     """With the JIT off, kernels find in ``simd`` what they find with it on."""
     public = {n for n in vars(twin) if not n.startswith("_") and callable(getattr(twin, n)) and n != "Any"}
-    assert public <= set(vars(simd))
+    assert public <= set(vars(simd)) | set(vars(shuffles))
     assert {"load", "store", "fma", "total", "store_totals", "array_at"} <= public
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_bn.core.device import cpu
+from tinygrad_bn.kernels import winograd
 from tinygrad_bn.kernels.cpu import simd
 from tinygrad_bn.kernels.cpu._jit import jit
 
@@ -80,6 +81,16 @@ def batch_norm(dtype: str, n: int, c: int, length: int, affine: bool, cuts: int)
     )
 
 
+def group_norm(dtype: str, n: int, groups: int, depth: int, length: int, cuts: int) -> None:
+    rng = np.random.default_rng(0)
+    x, gy = (rng.standard_normal((n, groups, depth, length)).astype(dtype) for _ in range(2))
+    weight, sums = np.ones(groups * depth, dtype), np.empty((cuts, 2, groups * depth))
+    blank, statistics = np.empty_like(x), np.ones((4, n * groups), dtype)
+    recent = np.empty((cuts if length == 1 else 0, 2, groups * depth), dtype)
+    run("group_norm", x, weight, weight, 1e-5, blank, statistics)
+    run("group_norm_backward", gy, x, weight, statistics, blank, weight, weight, recent, sums)
+
+
 def products(dtype: str, m: int, n: int, k: int) -> None:
     def ones(*shape: int) -> Array:
         return np.ones(shape, dtype)
@@ -91,8 +102,48 @@ def products(dtype: str, m: int, n: int, k: int) -> None:
         run("linear", ones(m, k), ones(n, k), ones(bias), ones(m, n))
 
 
+def max_pool(dtype: str, side: int, kernel: int, stride: int, padding: int) -> None:
+    size = (side + 2 * padding - kernel) // stride + 1
+    x = np.random.default_rng(0).standard_normal((2, side, side)).astype(dtype)
+    out, index = np.empty((2, size, size), dtype), np.empty((2, size, size), np.int64)
+    run("max_pool", x, *(v for v in (kernel, stride, padding, 1) for _ in range(2)), out, index)
+
+
+def winograd_all(n: int, c: int, k: int, side: tuple[int, int], pad: int) -> None:
+    def ones(*shape: int) -> Array:
+        return np.ones(shape, np.float32)
+
+    (h, w), (rows, columns) = side, (side[0] + 2 * pad - 2, side[1] + 2 * pad - 2)
+    down, across, lot = -(-rows // 4), -(-columns // 4), -(-c // winograd.LANES) * winograd.LANES
+    work, block = ones(1, winograd.block_work(c, k)), winograd.BLOCK
+    run("winograd_filters", ones(k, c, 3, 3), False, ones(36, k, c))
+    run(
+        "winograd_convolution",
+        ones(n, c, h, w),
+        ones(36, k, c),
+        False,
+        ones(k),
+        pad,
+        pad,
+        work,
+        ones(n, k, rows, columns),
+    )
+    v, m, u = ones(36, block, lot), ones(36, k, block), ones(36, k, lot)
+    patch_work, result_work = ones(lot // 4, winograd.patch_work()), ones(k, 24 * block)
+    run("winograd_patches", ones(n, c, h, w), 0, pad, pad, down, across, patch_work, v)
+    run("winograd_results", ones(n, k, rows, columns), 0, result_work, m)
+    run("winograd_accumulate", m, v, True, u)
+    run("winograd_filter_gradient", u, ones(k, c, 3, 3))
+
+
 def kernels() -> None:
+    for c, k in ((1, 1), (3, 8), (17, 9), (16, 33)):
+        for side in ((3, 3), (4, 5), (8, 16), (5, 17), (9, 70)):
+            winograd_all(1 + c % 3, c, k, side, c % 2)
     for dtype in ("float32", "float64"):
+        for side in (3, 4, 9, 16, 17, 33, 34, 35):
+            for kernel, stride, padding in ((2, 2, 0), (3, 2, 0), (3, 2, 1), (3, 1, 1), (2, 3, 1)):
+                max_pool(dtype, side, kernel, stride, padding)
         for c, length in (
             (1, 1),
             (3, 1),
@@ -108,6 +159,8 @@ def kernels() -> None:
         ):
             for n, cuts in ((2, 1), (5, 2), (300, 1)):
                 batch_norm(dtype, n, c, length, affine=bool(n % 2), cuts=cuts)
+            group_norm(dtype, 5, 1, c, length, cuts=2)
+            group_norm(dtype, 2, 2, c, length, cuts=1)
         for m in (1, 2, 5, 8, 9, 17):
             for n in (1, 3, 4, 15, 16, 17, 49, 50):
                 for k in (1, 7, 16, 17):

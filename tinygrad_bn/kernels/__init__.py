@@ -12,7 +12,24 @@ from types import ModuleType
 
 from tinygrad_bn.kernels.spec import Kernel, Spec
 
-TOPICS = ("elementwise", "reduction", "softmax", "matmul", "batch_norm", "indexing", "random", "optim")
+TOPICS = (
+    "elementwise",
+    "reduction",
+    "softmax",
+    "matmul",
+    "pointwise",
+    "batch_norm",
+    "group_norm",
+    "convolution",
+    "image",
+    "indexing",
+    "random",
+    "optim",
+    "pooling",
+    "recurrent",
+    "winograd",
+    "winograd_weight",
+)
 
 
 @cache

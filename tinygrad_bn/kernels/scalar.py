@@ -9,7 +9,7 @@ NaN propagates everywhere: comparisons are written so that a NaN falls through t
 
 from __future__ import annotations
 
-from math import exp, log, sqrt, tanh
+from math import erf, exp, expm1, log, log1p, sqrt, tanh
 
 # ------------------------------------------------------------------------------------------------------------ unary
 
@@ -33,6 +33,18 @@ def exp_(x: float) -> float:
 
 def log_(x: float) -> float:
     return log(x)
+
+
+def expm1_(x: float) -> float:
+    return expm1(x)
+
+
+def log1p_(x: float) -> float:
+    return log1p(x)
+
+
+def erf_(x: float) -> float:
+    return erf(x)
 
 
 def sqrt_(x: float) -> float:

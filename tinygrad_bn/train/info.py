@@ -46,7 +46,7 @@ def _processor() -> str:
 
 
 def _vectors() -> str:
-    from tinygrad_bn.kernels.cpu.simd import WIDTH
+    from tinygrad_bn.kernels.cpu.vector import WIDTH
 
     return f"{8 * WIDTH} bits: {WIDTH // 4} float32 or {WIDTH // 8} float64"
 

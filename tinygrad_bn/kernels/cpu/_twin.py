@@ -42,13 +42,29 @@ def load_first(a: Any, i: int, n: int) -> Any:
     return out
 
 
+def load_every(a: Any, i: int, k: int, n: int) -> Any:
+    return _stretch(a, i, n * lanes(a))[k::n].copy()
+
+
+def transpose(a: Any, i: int, step: int, b: Any, j: int, stride: int) -> None:
+    n = lanes(a)
+    rows = np.stack([_stretch(a, i + step * r, n) for r in range(n)])
+    for r in range(n):
+        _stretch(b, j + stride * r, n)[:] = rows[:, r]
+
+
+def store_every4(a: Any, i: int, *vectors: Any) -> None:
+    _stretch(a, i, 4 * lanes(a))[:] = np.stack(vectors, 1).ravel()
+
+
 def store(a: Any, i: int, v: Any) -> None:
     _stretch(a, i, lanes(a))[:] = v
 
 
 def store_first(a: Any, i: int, v: Any, n: int) -> None:
     n = min(n, lanes(a))
-    _stretch(a, i, n)[:] = v[:n]
+    if n > 0:
+        _stretch(a, i, n)[:] = v[:n]
 
 
 def splat(x: Any) -> Any:
@@ -69,6 +85,14 @@ def sqrt(x: Any) -> Any:
 
 def largest(x: Any, y: Any) -> Any:
     return np.where(y > x, y, x)
+
+
+def smallest(x: Any, y: Any) -> Any:
+    return np.where(y < x, y, x)
+
+
+def exp(v: Any) -> Any:
+    return np.exp(v)
 
 
 def where_positive(z: Any, v: Any) -> Any:

@@ -6,7 +6,7 @@
 Ioffe & Szegedy 2015 (arXiv:1502.03167), Algorithm 1. A task is one channel (L > 1, ``bn_rows``) or one register of
 channels (L = 1, ``bn_columns``); where there are few of them, the batch is cut into P parts besides, P =
 parts.shape[1], merged in order. Forward reads x from memory once (the second look comes from the cache) and writes y;
-backward reads x and gy, and writes gx: the activation's mask is recomputed.
+backward reads x and gy, and writes gx: the activation's slope is recomputed.
 """
 
 from __future__ import annotations
@@ -23,10 +23,20 @@ from tinygrad_bn.kernels.cpu.bn_columns import (
     block_sums,
     columns_apply,
     columns_gradient,
+    columns_slope,
     columns_statistics,
     columns_sums,
 )
-from tinygrad_bn.kernels.cpu.bn_rows import merge, rows_apply, rows_gradient, rows_statistics, rows_sums
+from tinygrad_bn.kernels.cpu.bn_rows import (
+    RELU,
+    SIGMOID,
+    merge,
+    rows_apply,
+    rows_gradient,
+    rows_slope,
+    rows_statistics,
+    rows_sums,
+)
 from tinygrad_bn.kernels.cpu.simd import lanes, load_first, splat, sqrt, store_first, zeros
 
 GRAIN = 1 << 14
@@ -134,23 +144,29 @@ def batch_norm_backward(
     fgy, fx, fgx = gy.reshape(-1), x.reshape(-1), gx.reshape(-1)
     cuts = parts.shape[1]
     count = np.float64(samples * length)
+    mask = 1 if act == RELU else 0
+    source = fgx if act == SIGMOID else fgy  # gy σ'(z) waits where gx will be
     if length > 1:
         if cuts == 1:
             for c in prange(channels):
                 gain, beta = invstd[c] * at_or(weight, c, 1), at_or(bias, c, 0)
                 hi, lo = mean[c], mean_lo[c]
-                rows_sums(fgy, fx, c, channels, length, 0, samples, hi, lo, gain, beta, act, parts[c, 0])
+                if act == SIGMOID:
+                    rows_slope(fgy, fx, fgx, c, channels, length, 0, samples, hi, lo, gain, beta)
+                rows_sums(source, fx, c, channels, length, 0, samples, hi, lo, gain, beta, mask, parts[c, 0])
                 gather_sums(parts[c], c, invstd, gweight, gbias)
                 k1 = mean.dtype.type(parts[c, 0, 1] / count)
                 k2 = mean.dtype.type(parts[c, 0, 2] * invstd[c] * invstd[c] / count)
-                rows_gradient(fgy, fx, fgx, c, channels, length, 0, samples, hi, lo, gain, beta, act, k1, k2)
+                rows_gradient(source, fx, fgx, c, channels, length, 0, samples, hi, lo, gain, beta, mask, k1, k2)
         else:
             for t in prange(channels * cuts):
                 c, p = t // cuts, t % cuts
                 n0, n1 = samples * p // cuts, samples * (p + 1) // cuts
                 gain, beta = invstd[c] * at_or(weight, c, 1), at_or(bias, c, 0)
                 hi, lo = mean[c], mean_lo[c]
-                rows_sums(fgy, fx, c, channels, length, n0, n1, hi, lo, gain, beta, act, parts[c, p])
+                if act == SIGMOID:
+                    rows_slope(fgy, fx, fgx, c, channels, length, n0, n1, hi, lo, gain, beta)
+                rows_sums(source, fx, c, channels, length, n0, n1, hi, lo, gain, beta, mask, parts[c, p])
             for c in range(channels):
                 gather_sums(parts[c], c, invstd, gweight, gbias)
             for t in prange(channels * cuts):
@@ -159,7 +175,8 @@ def batch_norm_backward(
                 gain, beta = invstd[c] * at_or(weight, c, 1), at_or(bias, c, 0)
                 k1 = mean.dtype.type(parts[c, 0, 1] / count)
                 k2 = mean.dtype.type(parts[c, 0, 2] * invstd[c] * invstd[c] / count)
-                rows_gradient(fgy, fx, fgx, c, channels, length, n0, n1, mean[c], mean_lo[c], gain, beta, act, k1, k2)
+                hi, lo = mean[c], mean_lo[c]
+                rows_gradient(source, fx, fgx, c, channels, length, n0, n1, hi, lo, gain, beta, mask, k1, k2)
     elif cuts == 1 and samples <= BLOCK:
         width = lanes(fx)
         for t in prange(-(-channels // width)):
@@ -169,12 +186,14 @@ def batch_norm_backward(
             gain = r * register_or(weight, c0, n, 1)
             beta = register_or(bias, c0, n, 0)
             h, e = load_first(mean, c0, n), load_first(mean_lo, c0, n)
-            s, q = block_sums(fgy, fx, channels, c0, n, 0, samples, h, e, gain, beta, act)
+            if act == SIGMOID:
+                columns_slope(fgy, fx, fgx, channels, c0, n, 0, samples, h, e, gain, beta)
+            s, q = block_sums(source, fx, channels, c0, n, 0, samples, h, e, gain, beta, mask)
             store_first(gbias, c0, s, n)
             store_first(gweight, c0, q * r, n)
             k1 = s / x.dtype.type(count)
             k2 = q * r * r / x.dtype.type(count)
-            columns_gradient(fgy, fx, fgx, channels, c0, n, 0, samples, h, e, gain, beta, act, k1, k2)
+            columns_gradient(source, fx, fgx, channels, c0, n, 0, samples, h, e, gain, beta, mask, k1, k2)
     else:
         width = lanes(fx)
         registers = -(-channels // width)
@@ -185,7 +204,9 @@ def batch_norm_backward(
             gain = load_first(invstd, c0, n) * register_or(weight, c0, n, 1)
             beta = register_or(bias, c0, n, 0)
             h, e = load_first(mean, c0, n), load_first(mean_lo, c0, n)
-            columns_sums(fgy, fx, channels, c0, n, n0, n1, h, e, gain, beta, act, parts, p)
+            if act == SIGMOID:
+                columns_slope(fgy, fx, fgx, channels, c0, n, n0, n1, h, e, gain, beta)
+            columns_sums(source, fx, channels, c0, n, n0, n1, h, e, gain, beta, mask, parts, p)
         for c in range(channels):
             gather_sums(parts[c], c, invstd, gweight, gbias)
         for t in prange(registers * cuts):
@@ -198,7 +219,7 @@ def batch_norm_backward(
             h, e = load_first(mean, c0, n), load_first(mean_lo, c0, n)
             k1 = load_first(gbias, c0, n) / x.dtype.type(count)
             k2 = load_first(gweight, c0, n) * r / x.dtype.type(count)
-            columns_gradient(fgy, fx, fgx, channels, c0, n, n0, n1, h, e, gain, beta, act, k1, k2)
+            columns_gradient(source, fx, fgx, channels, c0, n, n0, n1, h, e, gain, beta, mask, k1, k2)
 
 
 @jit(inline=True)
@@ -235,14 +256,18 @@ def batch_norm_eval_backward(
     samples, channels, length = x.shape
     fgy, fx, fgx = gy.reshape(-1), x.reshape(-1), gx.reshape(-1)
     zero = x.dtype.type(0)
+    mask = 1 if act == RELU else 0
+    source = fgx if act == SIGMOID else fgy
     if length > 1:
         for c in prange(channels):
             r = inverse_deviation(var, c, eps)
             gain, beta, hi = r * at_or(weight, c, 1), at_or(bias, c, 0), mean[c]
-            rows_sums(fgy, fx, c, channels, length, 0, samples, hi, zero, gain, beta, act, parts[c, 0])
+            if act == SIGMOID:
+                rows_slope(fgy, fx, fgx, c, channels, length, 0, samples, hi, zero, gain, beta)
+            rows_sums(source, fx, c, channels, length, 0, samples, hi, zero, gain, beta, mask, parts[c, 0])
             gbias[c] = parts[c, 0, 1]
             gweight[c] = parts[c, 0, 2] * r
-            rows_gradient(fgy, fx, fgx, c, channels, length, 0, samples, hi, zero, gain, beta, act, zero, zero)
+            rows_gradient(source, fx, fgx, c, channels, length, 0, samples, hi, zero, gain, beta, mask, zero, zero)
     else:
         width = lanes(fx)
         one = x.dtype.type(1)
@@ -252,8 +277,10 @@ def batch_norm_eval_backward(
             h, e = load_first(mean, c0, n), zeros(fx)
             gain = register_or(weight, c0, n, 1) * (one / sqrt(load_first(var, c0, n) + x.dtype.type(eps)))
             beta = register_or(bias, c0, n, 0)
-            columns_sums(fgy, fx, channels, c0, n, 0, samples, h, e, gain, beta, act, parts, 0)
-            columns_gradient(fgy, fx, fgx, channels, c0, n, 0, samples, h, e, gain, beta, act, e, e)
+            if act == SIGMOID:
+                columns_slope(fgy, fx, fgx, channels, c0, n, 0, samples, h, e, gain, beta)
+            columns_sums(source, fx, channels, c0, n, 0, samples, h, e, gain, beta, mask, parts, 0)
+            columns_gradient(source, fx, fgx, channels, c0, n, 0, samples, h, e, gain, beta, mask, e, e)
         for c in range(channels):
             gbias[c] = parts[c, 0, 1]
             gweight[c] = parts[c, 0, 2] * inverse_deviation(var, c, eps)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_bn.kernels.cpu._jit import jit
-from tinygrad_bn.kernels.cpu.bn_rows import merge
+from tinygrad_bn.kernels.cpu.bn_rows import SIGMOID, merge, sigmoid, sigmoid_slope
 from tinygrad_bn.kernels.cpu.simd import (
     fma,
     lane,
@@ -101,10 +101,28 @@ def columns_apply(
     h: Any, e: Any, gain: Any, beta: Any, act: Any,
 ) -> None:  # fmt: skip
     """y = act(((x - h) - e) gain + beta); h, e, gain and beta are registers."""
+    if act == SIGMOID:
+        zero, one = zeros(x), splat(x.dtype.type(1))
+        for r in range(r0, r1):
+            i = r * channels + c0
+            store_first(y, i, sigmoid(fma((load_first(x, i, n) - h) - e, gain, beta), zero, one), n)
+        return
     floor = splat(x.dtype.type(0.0 if act else -np.inf))
     for r in range(r0, r1):
         i = r * channels + c0
         store_first(y, i, largest(fma((load_first(x, i, n) - h) - e, gain, beta), floor), n)
+
+
+@jit(inline=True)
+def columns_slope(
+    gy: Any, x: Any, g: Any, channels: Any, c0: Any, n: Any, r0: Any, r1: Any, h: Any, e: Any, gain: Any, beta: Any
+) -> None:
+    """g = gy σ'(z), z = ((x - h) - e) gain + beta; h, e, gain and beta are registers."""
+    zero, one = zeros(x), splat(x.dtype.type(1))
+    for r in range(r0, r1):
+        i = r * channels + c0
+        z = fma((load_first(x, i, n) - h) - e, gain, beta)
+        store_first(g, i, load_first(gy, i, n) * sigmoid_slope(z, zero, one), n)
 
 
 @jit(inline=True)

@@ -14,6 +14,7 @@ import numpy as np
 
 from tinygrad_bn.kernels.cpu._jit import jit
 from tinygrad_bn.kernels.cpu.simd import (
+    exp,
     first,
     fma,
     lanes,
@@ -29,6 +30,19 @@ from tinygrad_bn.kernels.cpu.simd import (
 )
 
 BLOCK = 4096
+RELU, SIGMOID = 1, 2  # as in ``kernels/ref/batch_norm.py``
+
+
+@jit(inline=True)
+def sigmoid(z: Any, zero: Any, one: Any) -> Any:
+    """1 / (1 + e^-z) of a register, given registers of zeros and ones."""
+    return one / (one + exp(zero - z))
+
+
+@jit(inline=True)
+def sigmoid_slope(z: Any, zero: Any, one: Any) -> Any:
+    s = sigmoid(z, zero, one)
+    return s * (one - s)
 
 
 @jit()
@@ -129,6 +143,15 @@ def rows_apply(
     """y = act(((x - hi) - lo) gain + beta)."""
     width = lanes(x)
     h, e, s, b = splat(hi), splat(lo), splat(gain), splat(beta)
+    if act == SIGMOID:
+        zero, one = zeros(x), splat(x.dtype.type(1))
+        for n in range(n0, n1):
+            i = (n * channels + c) * length
+            for at in range(i, i + length, width):
+                rest = i + length - at
+                z = fma((load_first(x, at, rest) - h) - e, s, b)
+                store_first(y, at, sigmoid(z, zero, one), rest)
+        return
     floor = splat(x.dtype.type(0.0 if act else -np.inf))
     for n in range(n0, n1):
         i = (n * channels + c) * length
@@ -138,6 +161,33 @@ def rows_apply(
             i += width
         if i < end:
             store_first(y, i, largest(fma((load_first(x, i, end - i) - h) - e, s, b), floor), end - i)
+
+
+@jit()
+def rows_slope(
+    gy: Any,
+    x: Any,
+    g: Any,
+    c: Any,
+    channels: Any,
+    length: Any,
+    n0: Any,
+    n1: Any,
+    hi: Any,
+    lo: Any,
+    gain: Any,
+    beta: Any,
+) -> None:
+    """g = gy σ'(z), z = ((x - hi) - lo) gain + beta."""
+    width = lanes(x)
+    h, e, s, b = splat(hi), splat(lo), splat(gain), splat(beta)
+    zero, one = zeros(x), splat(x.dtype.type(1))
+    for n in range(n0, n1):
+        i = (n * channels + c) * length
+        for at in range(i, i + length, width):
+            rest = i + length - at
+            z = fma((load_first(x, at, rest) - h) - e, s, b)
+            store_first(g, at, load_first(gy, at, rest) * sigmoid_slope(z, zero, one), rest)
 
 
 @jit()

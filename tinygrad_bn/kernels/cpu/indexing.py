@@ -67,3 +67,26 @@ def spread(gy: Any, positions: Any, out: Any) -> None:
         for m in range(gy.shape[1]):
             for b in range(gy.shape[2]):
                 out[a, positions[a, m, b], b] += gy[a, m, b]
+
+
+@jit()
+def check_index(index: Any, limit: Any, wrap: Any, out: Any, status: Any) -> None:
+    for m in range(out.size):
+        i = index[m]
+        at = i + limit if wrap and i < 0 else i
+        if at < 0 or at >= limit:
+            if status[0] == 0:
+                status[0] = 1
+                status[1] = m
+                status[2] = i
+                status[3] = limit
+            at = 0
+        out[m] = at
+
+
+@jit()
+def put_along(x: Any, positions: Any, out: Any) -> None:
+    for a in range(x.shape[0]):
+        for m in range(x.shape[1]):
+            for b in range(x.shape[2]):
+                out[a, positions[a, m, b], b] = x[a, m, b]

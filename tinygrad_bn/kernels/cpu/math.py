@@ -25,23 +25,27 @@ def pow2_f32(n: Any) -> Any:
     return i4((i4(n) + i4(127)) << i4(23)).view(np.float32)
 
 
-@jit()
-def exp_f32(x: Any) -> Any:
-    """e^x = 2^n e^r with n = round(x / ln 2), |r| <= ln(2) / 2; the scale in two factors reaches both extremes."""
-    x = f4(-104.0) if x < f4(-104.0) else x
-    x = f4(89.0) if x > f4(89.0) else x
-    n = np.rint(x * f4(1.44269504))
+@jit(inline=True)
+def exp_core(x: Any, n: Any) -> Any:
+    """e^r of r = x - n ln 2, |r| <= ln(2) / 2, of a number or of the lanes of a vector."""
     r = x - n * f4(0.693359375)
     r = r - n * f4(-2.12194440e-4)
-    p = f4(1.9875691500e-4)
-    p = p * r + f4(1.3981999507e-3)
+    p = r * f4(1.9875691500e-4) + f4(1.3981999507e-3)
     p = p * r + f4(8.3334519073e-3)
     p = p * r + f4(4.1665795894e-2)
     p = p * r + f4(1.6666665459e-1)
     p = p * r + f4(5.0000001201e-1)
-    p = p * (r * r) + r + f4(1.0)
+    return p * (r * r) + r + f4(1.0)
+
+
+@jit()
+def exp_f32(x: Any) -> Any:
+    """e^x = 2^n e^r with n = round(x / ln 2); the scale in two factors reaches both extremes."""
+    x = f4(-104.0) if x < f4(-104.0) else x
+    x = f4(89.0) if x > f4(89.0) else x
+    n = np.rint(x * f4(1.44269504))
     half = np.rint(n * f4(0.5))
-    return p * pow2_f32(half) * pow2_f32(n - half)
+    return exp_core(x, n) * pow2_f32(half) * pow2_f32(n - half)
 
 
 @jit()
@@ -104,7 +108,7 @@ def sqrt(x: Any) -> Any:
     return np.sqrt(x)
 
 
-def _by_dtype(function: Any, single: Any, double: Any) -> None:
+def by_dtype(function: Any, single: Any, double: Any) -> None:
     """Let compiled code call ``function`` for a float32 by our polynomial, for a float64 by the C library."""
 
     def choose(x: Any) -> Any:
@@ -116,7 +120,7 @@ def _by_dtype(function: Any, single: Any, double: Any) -> None:
 
 
 if ENABLED:
-    _by_dtype(exp, exp_f32, math.exp)
-    _by_dtype(log, log_f32, np.log)
-    _by_dtype(tanh, tanh_f32, math.tanh)
-    _by_dtype(sqrt, np.sqrt, np.sqrt)
+    by_dtype(exp, exp_f32, math.exp)
+    by_dtype(log, log_f32, np.log)
+    by_dtype(tanh, tanh_f32, math.tanh)
+    by_dtype(sqrt, np.sqrt, np.sqrt)

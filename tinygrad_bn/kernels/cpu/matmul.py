@@ -30,9 +30,10 @@ SLICES = 32  # at most so many shares of the rows of both gradients of ``linear`
 
 @jit()
 def outer_rows(
-    a: Any, pa: Any, row_step: Any, k_step: Any, b: Any, pb: Any, c: Any, pc: Any, rows: Any, n: Any, k: Any
-) -> None:
-    """``rows`` rows of C, all n columns."""
+    a: Any, pa: Any, row_step: Any, k_step: Any, b: Any, pb: Any, c: Any, pc: Any,
+    rows: Any, n: Any, k: Any, added: Any = 0,
+) -> None:  # fmt: skip
+    """``rows`` rows of C, all n columns; added to what is there if ``added`` is 1: then no tile overlaps another."""
     width = lanes(b)
     tile = REGISTERS * width
     j = 0
@@ -42,18 +43,26 @@ def outer_rows(
         left = n - j
         i = 0
         while i < rows:
-            if rows >= ROWS:
+            if rows - i >= ROWS or (rows >= ROWS and not added):
                 i = min(i, rows - ROWS)
                 if full:
-                    outer_full(a, pa + i * row_step, row_step, k_step, b, pb + j, n, c, pc + i * n + j, n, k, left)
+                    outer_full(
+                        a, pa + i * row_step, row_step, k_step, b, pb + j, n, c, pc + i * n + j, n, k, left, added
+                    )
                 else:
-                    outer_edge(a, pa + i * row_step, row_step, k_step, b, pb + j, n, c, pc + i * n + j, n, k, left)
+                    outer_edge(
+                        a, pa + i * row_step, row_step, k_step, b, pb + j, n, c, pc + i * n + j, n, k, left, added
+                    )
                 i += ROWS
             else:
                 if full:
-                    outer_row(a, pa + i * row_step, row_step, k_step, b, pb + j, n, c, pc + i * n + j, n, k, left)
+                    outer_row(
+                        a, pa + i * row_step, row_step, k_step, b, pb + j, n, c, pc + i * n + j, n, k, left, added
+                    )
                 else:
-                    outer_row_edge(a, pa + i * row_step, row_step, k_step, b, pb + j, n, c, pc + i * n + j, n, k, left)
+                    outer_row_edge(
+                        a, pa + i * row_step, row_step, k_step, b, pb + j, n, c, pc + i * n + j, n, k, left, added
+                    )
                 i += 1
         j += step
 

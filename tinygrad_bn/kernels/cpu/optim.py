@@ -119,6 +119,92 @@ def adam(table: Any, like: Any, hyper: Any) -> None:
                 )
 
 
+@jit(inline=True)
+def adagrad_stretch(p: Any, g: Any, s: Any, sign: Any, rate: Any, eps: Any, decay: Any) -> None:
+    """rate = lr / (1 + (t - 1) lr_decay)."""
+    for i in range(p.size):
+        d = sign * g[i] + decay * p[i]
+        s[i] += d * d
+        p[i] -= rate * d / (np.sqrt(s[i]) + eps)
+
+
+@parallel(work=_elements, grain=GRAIN)
+def adagrad(table: Any, like: Any, hyper: Any) -> None:
+    real = like.dtype.type
+    sign = real(-1.0 if hyper[4] != 0 else 1.0)
+    for part in prange(PARTS):
+        for row in range(table.shape[0]):
+            n = table[row, 4]
+            lo, hi = stretch(n, row, part)
+            if lo < hi:
+                before = np.float64(array_at(table[row, 3], 1, like)[0])
+                adagrad_stretch(
+                    array_at(table[row, 0], n, like)[lo:hi],
+                    array_at(table[row, 1], n, like)[lo:hi],
+                    array_at(table[row, 2], n, like)[lo:hi],
+                    sign,
+                    real(hyper[0] / (1.0 + before * hyper[1])),
+                    real(hyper[2]),
+                    real(hyper[3]),
+                )
+    for row in range(table.shape[0]):
+        array_at(table[row, 3], 1, like)[0] += real(1.0)
+
+
+@jit(inline=True)
+def rmsprop_stretch(
+    p: Any, g: Any, v: Any, b: Any, m: Any, sign: Any, lr: Any, alpha: Any, rest: Any, eps: Any, decay: Any,
+    momentum: Any, centered: Any,
+) -> None:  # fmt: skip
+    """rest = 1 - alpha, taken in float64."""
+    zero = p.dtype.type(0)
+    for i in range(p.size):
+        d = sign * g[i] + decay * p[i]
+        second = alpha * v[i] + rest * d * d
+        v[i] = second
+        if centered:
+            mean = alpha * m[i] + rest * d
+            m[i] = mean
+            second = second - mean * mean
+            second = zero if second < zero else second
+        d = d / (np.sqrt(second) + eps)
+        if momentum != 0:
+            d = momentum * b[i] + d
+            b[i] = d
+        p[i] -= lr * d
+
+
+@parallel(work=_elements, grain=GRAIN)
+def rmsprop(table: Any, like: Any, hyper: Any) -> None:
+    real = like.dtype.type
+    momentum, centered = real(hyper[4]), hyper[5] != 0
+    sign = real(-1.0 if hyper[6] != 0 else 1.0)
+    for part in prange(PARTS):
+        for row in range(table.shape[0]):
+            n = table[row, 6]
+            lo, hi = stretch(n, row, part)
+            if lo < hi:
+                b = array_at(table[row, 3], n if momentum != 0 else 0, like)
+                m = array_at(table[row, 4], n if centered else 0, like)
+                rmsprop_stretch(
+                    array_at(table[row, 0], n, like)[lo:hi],
+                    array_at(table[row, 1], n, like)[lo:hi],
+                    array_at(table[row, 2], n, like)[lo:hi],
+                    b[lo:hi] if momentum != 0 else b,
+                    m[lo:hi] if centered else m,
+                    sign,
+                    real(hyper[0]),
+                    real(hyper[1]),
+                    real(1.0 - hyper[1]),
+                    real(hyper[2]),
+                    real(hyper[3]),
+                    momentum,
+                    centered,
+                )
+    for row in range(table.shape[0]):
+        array_at(table[row, 5], 1, like)[0] += real(1.0)
+
+
 @jit()
 def square_sum(x: Any) -> Any:
     total = 0.0

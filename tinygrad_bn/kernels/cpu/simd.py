@@ -1,11 +1,12 @@
-"""A vector type for Numba kernels: as wide as the processor's registers, with operators. Only this file knows LLVM.
+"""A vector type for Numba kernels: as wide as the processor's registers, with operators. Only this file, ``vector.py``
+and ``shuffles.py`` know LLVM.
 
     v = load(a, i)                lanes(a) elements of the array from the i-th on, in C order
     v = load_first(a, i, n)       the first n of them, zeros in the other lanes; nothing behind them is read
     store(a, i, v), store_first(a, i, v, n)
     splat(x), zeros(a)            one number in all lanes
-    + - * /, fma(a, b, c), sqrt(v), first(v, n), lane(v, i), largest(a, b),
-    unless_nan(a, b), where_positive(z, v), total(v),
+    + - * /, fma(a, b, c), sqrt(v), exp(v), first(v, n), lane(v, i), largest(a, b),
+    smallest(a, b), unless_nan(a, b), where_positive(z, v), total(v),
     store_totals(a, i, v, w, x, y), pointer_to(a), array_at(address, n, like)
 
 Multiplication and addition may contract to a fused operation; nothing else is rearranged. With the JIT off the
@@ -17,85 +18,18 @@ from __future__ import annotations
 import operator
 from typing import Any
 
-from llvmlite import binding, ir
-from numba import carray, config, types
+import numpy as np
+from llvmlite import ir
+from numba import carray, types
 from numba.core import cgutils
-from numba.extending import intrinsic, models, overload, register_model
+from numba.extending import intrinsic, overload
 
 from tinygrad_bn.kernels.cpu._jit import ENABLED, jit
+from tinygrad_bn.kernels.cpu.math import exp_core
+from tinygrad_bn.kernels.cpu.vector import I32, I64, VECTORS, VectorType, address_of, align_of, data_of
 
-
-def register_bytes() -> int:
-    """The width of the vector registers of the processor that Numba compiles for."""
-    if config.CPU_FEATURES is not None:
-        features = set(config.CPU_FEATURES.replace(" ", "").split(","))
-    else:
-        features = {f"+{name}" for name, on in binding.get_host_cpu_features().items() if on}
-    return 64 if "+avx512f" in features else 32 if "+avx2" in features else 16
-
-
-WIDTH = register_bytes()
 CONTRACT = ("contract",)
-_I64 = ir.IntType(64)
-_I32 = ir.IntType(32)
-
-
-class VectorType(types.Type):
-    """A register full of float32 or float64."""
-
-    def __init__(self, dtype: types.Float) -> None:
-        self.dtype = dtype
-        self.count = WIDTH // (dtype.bitwidth // 8)
-        self.scalar = ir.FloatType() if dtype is types.float32 else ir.DoubleType()
-        self.value = ir.VectorType(self.scalar, self.count)
-        self.suffix = f"v{self.count}f{dtype.bitwidth}"
-        super().__init__(name=f"vector<{dtype}>")
-
-    def splat(self, builder: Any, scalar: Any) -> Any:
-        one = builder.insert_element(ir.Constant(self.value, ir.Undefined), scalar, ir.Constant(_I32, 0))
-        return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(_I32, self.count), [0] * self.count))
-
-    def mask(self, builder: Any, n: Any) -> Any:
-        """Lanes below n."""
-        lane = ir.IntType(self.dtype.bitwidth)
-        ints = ir.VectorType(lane, self.count)
-        whole = ir.Constant(_I64, self.count)
-        few = builder.select(builder.icmp_signed("<", n, whole), n, whole)
-        few = builder.trunc(few, lane) if lane.width < 64 else few
-        one = builder.insert_element(ir.Constant(ints, ir.Undefined), few, ir.Constant(_I32, 0))
-        all_n = builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(_I32, self.count), [0] * self.count))
-        return builder.icmp_signed("<", ir.Constant(ints, list(range(self.count))), all_n)
-
-    def call(self, builder: Any, name: str, arguments: list[Any]) -> Any:
-        """An LLVM intrinsic on vectors."""
-        kind = ir.FunctionType(self.value, [self.value] * len(arguments))
-        return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"{name}.{self.suffix}"), arguments)
-
-
-VECTORS = {types.float32: VectorType(types.float32), types.float64: VectorType(types.float64)}
-
-
-@register_model(VectorType)
-class _VectorModel(models.PrimitiveModel):
-    def __init__(self, manager: Any, kind: VectorType) -> None:
-        super().__init__(manager, kind, kind.value)
-
-
-def _address(context: Any, builder: Any, array_type: Any, array: Any, index: Any, kind: VectorType) -> Any:
-    data = _data(context, builder, array_type, array)
-    return builder.bitcast(builder.gep(data, [index]), kind.value.as_pointer())
-
-
-def _data(context: Any, builder: Any, array_type: Any, array: Any) -> Any:
-    """Where the elements of an array, or behind a pointer, begin."""
-    if isinstance(array_type, types.CPointer):
-        return array
-    return context.make_array(array_type)(context, builder, array).data
-
-
-def _align(kind: VectorType) -> int:
-    return int(kind.dtype.bitwidth // 8)
-
+_F4 = np.float32
 
 if ENABLED:
 
@@ -104,15 +38,15 @@ if ENABLED:
         """The address of an array's first element: stands for the array in inner loops, where counting references to it
         at every call costs more than the call's work. The array must outlive it."""
         kind = types.CPointer(a.dtype)
-        return kind(a), lambda context, builder, signature, args: _data(context, builder, signature.args[0], args[0])
+        return kind(a), lambda context, builder, signature, args: data_of(context, builder, signature.args[0], args[0])
 
     @intrinsic
     def load(typing: Any, a: Any, i: Any) -> Any:
         kind = VECTORS[a.dtype]
 
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            pointer = _address(context, builder, signature.args[0], args[0], args[1], kind)
-            return builder.load(pointer, align=_align(kind))
+            pointer = address_of(context, builder, signature.args[0], args[0], args[1], kind)
+            return builder.load(pointer, align=align_of(kind))
 
         return kind(a, types.intp), generate
 
@@ -121,8 +55,8 @@ if ENABLED:
         kind = VECTORS[a.dtype]
 
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            pointer = _address(context, builder, signature.args[0], args[0], args[1], kind)
-            builder.store(args[2], pointer, align=_align(kind))
+            pointer = address_of(context, builder, signature.args[0], args[0], args[1], kind)
+            builder.store(args[2], pointer, align=align_of(kind))
             return context.get_dummy_value()
 
         return types.void(a, types.intp, kind), generate
@@ -132,12 +66,12 @@ if ENABLED:
         kind = VECTORS[a.dtype]
 
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            pointer = _address(context, builder, signature.args[0], args[0], args[1], kind)
+            pointer = address_of(context, builder, signature.args[0], args[0], args[1], kind)
             mask = kind.mask(builder, args[2])
             zero = ir.Constant(kind.value, [0.0] * kind.count)
-            shape = ir.FunctionType(kind.value, [pointer.type, _I32, mask.type, kind.value])
+            shape = ir.FunctionType(kind.value, [pointer.type, I32, mask.type, kind.value])
             function = cgutils.get_or_insert_function(builder.module, shape, f"llvm.masked.load.{kind.suffix}.p0")
-            return builder.call(function, [pointer, ir.Constant(_I32, _align(kind)), mask, zero])
+            return builder.call(function, [pointer, ir.Constant(I32, align_of(kind)), mask, zero])
 
         return kind(a, types.intp, types.int64), generate
 
@@ -146,11 +80,11 @@ if ENABLED:
         kind = VECTORS[a.dtype]
 
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            pointer = _address(context, builder, signature.args[0], args[0], args[1], kind)
+            pointer = address_of(context, builder, signature.args[0], args[0], args[1], kind)
             mask = kind.mask(builder, args[3])
-            shape = ir.FunctionType(ir.VoidType(), [kind.value, pointer.type, _I32, mask.type])
+            shape = ir.FunctionType(ir.VoidType(), [kind.value, pointer.type, I32, mask.type])
             function = cgutils.get_or_insert_function(builder.module, shape, f"llvm.masked.store.{kind.suffix}.p0")
-            builder.call(function, [args[2], pointer, ir.Constant(_I32, _align(kind)), mask])
+            builder.call(function, [args[2], pointer, ir.Constant(I32, align_of(kind)), mask])
             return context.get_dummy_value()
 
         return types.void(a, types.intp, kind, types.int64), generate
@@ -158,7 +92,7 @@ if ENABLED:
     @intrinsic
     def lanes(typing: Any, a: Any) -> Any:
         kind = VECTORS[a.dtype]
-        return types.intp(a), lambda context, builder, signature, args: ir.Constant(_I64, kind.count)
+        return types.intp(a), lambda context, builder, signature, args: ir.Constant(I64, kind.count)
 
     @intrinsic
     def splat(typing: Any, x: Any) -> Any:
@@ -191,6 +125,51 @@ if ENABLED:
             return builder.select(builder.fcmp_ordered(">", args[1], args[0]), args[1], args[0])
 
         return x(x, x), generate
+
+    @intrinsic
+    def smallest(typing: Any, x: Any, y: Any) -> Any:
+        """The smaller of each pair; a NaN in x stays."""
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return builder.select(builder.fcmp_ordered("<", args[1], args[0]), args[1], args[0])
+
+        return x(x, x), generate
+
+    @intrinsic
+    def _rint(typing: Any, x: Any) -> Any:
+        return x(x), lambda context, builder, signature, args: x.call(builder, "llvm.rint", list(args))
+
+    @intrinsic
+    def _pow2(typing: Any, x: Any) -> Any:
+        """2^n of float32 lanes that hold whole numbers from -126 to 127, by their bits."""
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            ints = ir.VectorType(I32, x.count)
+            shifted = builder.add(builder.fptosi(args[0], ints), ir.Constant(ints, [127] * x.count))
+            return builder.bitcast(builder.shl(shifted, ir.Constant(ints, [23] * x.count)), x.value)
+
+        return x(x), generate
+
+    @intrinsic
+    def _exp_by_library(typing: Any, x: Any) -> Any:
+        return x(x), lambda context, builder, signature, args: x.call(builder, "llvm.exp", list(args))
+
+    @jit(inline=True)
+    def _exp_f32(x: Any) -> Any:
+        """As ``math.exp_f32``, lane by lane."""
+        x = smallest(largest(x, splat(_F4(-104.0))), splat(_F4(89.0)))
+        n = _rint(x * _F4(1.44269504))
+        half = _rint(n * _F4(0.5))
+        return exp_core(x, n) * _pow2(half) * _pow2(n - half)
+
+    def exp(v: Any) -> Any:
+        """e^v; see ``math.exp``."""
+
+    @overload(exp, strict=False)
+    def _exp(v: Any) -> Any:
+        if v is VECTORS[types.float32]:
+            return lambda v: _exp_f32(v)
+        return lambda v: _exp_by_library(v)
 
     @intrinsic
     def where_positive(typing: Any, z: Any, v: Any) -> Any:
@@ -235,10 +214,10 @@ if ENABLED:
             out, n = args[0], v.count
             while n > 1:
                 n //= 2
-                half = ir.Constant(ir.VectorType(_I32, n), list(range(n)))
-                rest = ir.Constant(ir.VectorType(_I32, n), list(range(n, 2 * n)))
+                half = ir.Constant(ir.VectorType(I32, n), list(range(n)))
+                rest = ir.Constant(ir.VectorType(I32, n), list(range(n, 2 * n)))
                 out = builder.fadd(builder.shuffle_vector(out, out, half), builder.shuffle_vector(out, out, rest))
-            return builder.extract_element(out, ir.Constant(_I32, 0))
+            return builder.extract_element(out, ir.Constant(I32, 0))
 
         return v.dtype(v), generate
 
@@ -249,9 +228,9 @@ if ENABLED:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             quad = ir.VectorType(v0.scalar, 4)
             sums = _four_totals(builder, v0, list(args[2:]))
-            data = _data(context, builder, signature.args[0], args[0])
+            data = data_of(context, builder, signature.args[0], args[0])
             pointer = builder.bitcast(builder.gep(data, [args[1]]), quad.as_pointer())
-            builder.store(sums, pointer, align=_align(v0))
+            builder.store(sums, pointer, align=align_of(v0))
             return context.get_dummy_value()
 
         return types.void(a, types.intp, v0, v0, v0, v0), generate
@@ -262,13 +241,13 @@ if ENABLED:
         def fold(x: Any, y: Any, groups: list[int], width: int) -> Any:
             """Add the upper half of each group of lanes of x and y to the lower; groups begin at ``groups``."""
             low = [g + i for g in groups for i in range(width // 2)]
-            parts = [ir.Constant(ir.VectorType(_I32, len(low)), [i + o for i in low]) for o in (0, width // 2)]
+            parts = [ir.Constant(ir.VectorType(I32, len(low)), [i + o for i in low]) for o in (0, width // 2)]
             return builder.fadd(builder.shuffle_vector(x, y, parts[0]), builder.shuffle_vector(x, y, parts[1]))
 
         n = kind.count
         a, b = (fold(x, y, [0, n], n) for x, y in (vectors[:2], vectors[2:]))
         if n == 2:
-            return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(_I32, 4), [0, 1, 2, 3]))
+            return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, 4), [0, 1, 2, 3]))
         half = n // 2
         out = fold(a, b, [0, half, n, n + half], half)
         width = n // 4
@@ -321,6 +300,7 @@ if ENABLED:
 else:
     from tinygrad_bn.kernels.cpu._twin import (  # noqa: F401
         array_at,
+        exp,
         first,
         fma,
         lane,
@@ -329,6 +309,7 @@ else:
         load,
         load_first,
         pointer_to,
+        smallest,
         splat,
         sqrt,
         store,

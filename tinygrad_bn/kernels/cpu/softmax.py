@@ -124,6 +124,15 @@ def column_shift(x: Any, at: Any, n: Any, step: Any) -> Any:
     return best if abs(best) < np.inf else x.dtype.type(0)
 
 
+@jit(inline=True)
+def spread_column(x: Any, at: Any, n: Any, step: Any, work: Any, to: Any, place: Any) -> None:
+    """work = x - shift for one column; the shift goes to ``place``."""
+    shift = column_shift(x, at, n, step)
+    work[place] = shift
+    for k in range(n):
+        work[to + k * step] = x[at + k * step] - shift
+
+
 @jit(fastmath=REDUCE, inline=True)
 def column_sum(x: Any, at: Any, n: Any, step: Any) -> Any:
     total = x.dtype.type(0)
@@ -138,18 +147,23 @@ def block_log_sum_exp(x: Any, a0: Any, samples: Any, c: Any, b: Any, work: Any, 
     there are. ``work`` holds (samples, C, B) exponentials and (samples, B) shifts."""
     shifts = samples * c * b
     first = a0 * c * b
-    for i in range(samples):
-        for j in range(b):
-            at = i * c * b + j
-            shift = column_shift(x, first + at, c, b)
-            work[shifts + i * b + j] = shift
-            for k in range(c):
-                work[at + k * b] = x[first + at + k * b] - shift
+    if b == 1:  # with the step a literal, all is loops over neighbours
+        for i in range(samples):
+            spread_column(x, first + i * c, c, 1, work, i * c, shifts + i)
+    else:
+        for i in range(samples):
+            for j in range(b):
+                at = i * c * b + j
+                spread_column(x, first + at, c, b, work, at, shifts + i * b + j)
     for at in range(shifts):
         work[at] = math.exp(work[at])
-    for i in range(samples):
-        for j in range(b):
-            lse[(a0 + i) * b + j] = column_sum(work, i * c * b + j, c, b)
+    if b == 1:
+        for i in range(samples):
+            lse[a0 + i] = column_sum(work, i * c, c, 1)
+    else:
+        for i in range(samples):
+            for j in range(b):
+                lse[(a0 + i) * b + j] = column_sum(work, i * c * b + j, c, b)
     for at in range(samples * b):
         lse[a0 * b + at] = work[shifts + at] + math.log(lse[a0 * b + at])
 

@@ -6,8 +6,8 @@
 Ioffe & Szegedy 2015 (arXiv:1502.03167), Algorithm 1 and the gradients of section 3. ``weight`` and ``bias`` of size 0
 count as ones and zeros. The mean is handed on as two numbers of the input's dtype, hi + lo, so that a large mean
 costs no accuracy: the rows of ``statistics`` (4, C) are mean hi, mean lo, var and invstd. ``act`` is 0 for none, 1
-for ReLU. ``parts`` is scratch of shape (C, P, 3), float64: the sums of a channel may be taken in P parts of the
-batch.
+for ReLU, 2 for the sigmoid. ``parts`` is scratch of shape (C, P, 3), float64: the sums of a channel may be taken in P
+parts of the batch.
 """
 
 from __future__ import annotations
@@ -29,6 +29,20 @@ def _gain(weight: Array, like: Array) -> Array:
     return _wide(weight) if weight.size else np.ones((1, like.size, 1))
 
 
+def _activated(z: Array, act: int) -> Array:
+    if act == 1:
+        return np.maximum(z, 0)
+    return z if act == 0 else 1 / (1 + np.exp(-z))
+
+
+def _through(g: Array, z: Array, act: int) -> Array:
+    """g act'(z)."""
+    if act == 1:
+        return np.where(np.isnan(z), z, np.where(z > 0, g, 0))
+    slope: Array = np.exp(-np.abs(z)) / (1 + np.exp(-np.abs(z))) ** 2
+    return g * slope
+
+
 @spec(writes="y statistics", workspace="parts")
 def batch_norm_train(
     x: Array, weight: Array, bias: Array, eps: float, act: int,
@@ -46,7 +60,7 @@ def batch_norm_train(
         statistics[3] = 1 / np.sqrt(v + eps)
         z = (wide - m[None, :, None]) / np.sqrt(v + eps)[None, :, None] * _gain(weight, m)
         z = z + (_wide(bias) if bias.size else 0)
-        y[...] = np.maximum(z, 0) if act else z
+        y[...] = _activated(z, act)
 
 
 @spec(writes="gx gweight gbias", workspace="parts")
@@ -61,8 +75,7 @@ def batch_norm_backward(
         hat = (x.astype(np.float64) - _wide(mean) - _wide(mean_lo)) * _wide(invstd)
         g = gy.astype(np.float64)
         if act:
-            z = hat * _gain(weight, mean) + (_wide(bias) if bias.size else 0)
-            g = np.where(np.isnan(z), z, np.where(z > 0, g, 0))
+            g = _through(g, hat * _gain(weight, mean) + (_wide(bias) if bias.size else 0), act)
         gbias[:] = g.sum(axis=(0, 2))
         gweight[:] = (g * hat).sum(axis=(0, 2))
         inner = g - g.mean(axis=(0, 2), keepdims=True) - hat * (g * hat).sum(axis=(0, 2), keepdims=True) / n
@@ -77,7 +90,7 @@ def batch_norm_eval(
     with np.errstate(all="ignore"):
         z = (x.astype(np.float64) - _wide(mean)) / np.sqrt(_wide(var) + eps) * _gain(weight, mean)
         z = z + (_wide(bias) if bias.size else 0)
-        y[...] = np.maximum(z, 0) if act else z
+        y[...] = _activated(z, act)
 
 
 @spec(writes="gx gweight gbias", workspace="parts")
@@ -91,8 +104,7 @@ def batch_norm_eval_backward(
         hat = (x.astype(np.float64) - _wide(mean)) * invstd
         g = gy.astype(np.float64)
         if act:
-            z = hat * _gain(weight, mean) + (_wide(bias) if bias.size else 0)
-            g = np.where(np.isnan(z), z, np.where(z > 0, g, 0))
+            g = _through(g, hat * _gain(weight, mean) + (_wide(bias) if bias.size else 0), act)
         gbias[:] = g.sum(axis=(0, 2))
         gweight[:] = (g * hat).sum(axis=(0, 2))
         gx[...] = _gain(weight, mean) * invstd * g

@@ -5,6 +5,7 @@ Operands broadcast as NumPy broadcasts them.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,22 @@ def exp(x: Array, out: Array) -> None:
 @spec()
 def log(x: Array, out: Array) -> None:
     _quiet(np.log, x, out=out)
+
+
+@spec()
+def expm1(x: Array, out: Array) -> None:
+    _quiet(np.expm1, x, out=out)
+
+
+@spec()
+def log1p(x: Array, out: Array) -> None:
+    _quiet(np.log1p, x, out=out)
+
+
+@spec()
+def erf(x: Array, out: Array) -> None:
+    """By the C library, in float64."""
+    _quiet(np.vectorize(math.erf, otypes=[np.float64]), x, out=out)
 
 
 @spec()

@@ -58,3 +58,20 @@ def spread(gy: Array, positions: Array, out: Array) -> None:
     out[...] = 0
     a, _, b = np.indices(positions.shape)
     np.add.at(out, (a, positions, b), gy)
+
+
+@spec(status="'index' must be at least 0 and below {limit}. Got {value} at position {position}.")
+def check_index(index: Array, limit: int, wrap: bool, out: Array, status: Array) -> None:
+    """out = index (M,) int64 where 0 <= index < limit; with ``wrap``, -limit <= index < 0 counts from the end."""
+    bad = (index < (-limit if wrap else 0)) | (index >= limit)
+    if bad.any():
+        m = bad.argmax()
+        status[:] = 1, m, index[m], limit
+    out[...] = np.where(bad, 0, index + np.where(index < 0, limit, 0))
+
+
+@spec(updates="out", writes="")
+def put_along(x: Array, positions: Array, out: Array) -> None:
+    """out[a, positions[a, m, b], b] = x[a, m, b] for out (A, R, B); of repeated positions the last counts."""
+    for a, m, b in np.ndindex(*positions.shape):
+        out[a, positions[a, m, b], b] = x[a, m, b]

@@ -63,6 +63,47 @@ def adam(table: Any, like: Array, hyper: Array) -> None:
         p -= (lr / (1 - beta1**t) * m / denominator).astype(p.dtype)
 
 
+@spec(updates="table", writes="")
+def adagrad(table: Any, like: Array, hyper: Array) -> None:
+    """Row: parameter, gradient, sum of squares, steps (1,). hyper: lr, lr decay, eps, weight decay, maximize.
+
+    g += weight_decay p; s += g²; p -= lr / (1 + (t - 1) lr_decay) · g / (√s + eps) at step t. Duchi et al. 2011.
+    """
+    lr, lr_decay, eps, decay, maximize, _ = hyper
+    for p, g, s, steps in table:
+        rate = lr / (1 + float(steps[0]) * lr_decay)
+        steps[0] += 1
+        d = (-g if maximize else g).astype(np.float64) + decay * p
+        s += (d * d).astype(s.dtype)
+        p -= (rate * d / (np.sqrt(s.astype(np.float64)) + eps)).astype(p.dtype)
+
+
+@spec(updates="table", writes="")
+def rmsprop(table: Any, like: Array, hyper: Array) -> None:
+    """Row: parameter, gradient, mean square, momentum buffer, mean gradient, steps (1,).
+
+    hyper: lr, alpha, eps, weight decay, momentum, centered, maximize.
+
+    g += weight_decay p; v = alpha v + (1 - alpha) g²; d = g / (√v + eps), of v - m² with m = alpha m + (1 - alpha) g if
+    centered, no lower than 0; b = momentum b + d; p -= lr b, or lr d without momentum. Tieleman & Hinton 2012;
+    centered: Graves 2013 (arXiv:1308.0850).
+    """
+    lr, alpha, eps, decay, momentum, centered, maximize, _ = hyper
+    for p, g, v, b, m, steps in table:
+        steps[0] += 1
+        d = (-g if maximize else g).astype(np.float64) + decay * p
+        v[...] = alpha * v + (1 - alpha) * d * d
+        second = v.astype(np.float64)
+        if centered:
+            m[...] = alpha * m + (1 - alpha) * d
+            second = np.maximum(second - m.astype(np.float64) ** 2, 0)
+        d = d / (np.sqrt(second) + eps)
+        if momentum:
+            b[...] = momentum * b + d
+            d = b
+        p -= (lr * d).astype(p.dtype)
+
+
 @spec()
 def square_sums(table: Any, like: Array, out: Array) -> None:
     """Row: array. out_i = Σ x², float64."""

@@ -1,0 +1,76 @@
+"""3×3 convolution of stride 1 by Winograd's F(4×4, 3×3): y = Aᵀ [(G w Gᵀ) ⊙ (Bᵀ x B)] A.
+
+The matrices follow from the points 0, ±3/4, ±3/2 and infinity: Aᵀ evaluates at them as a Vandermonde matrix, so do the
+rows of G but for a factor, and B is the transposed inverse of what evaluates the product (Lavin & Gray 2016,
+arXiv:1509.09308). Tiles of 4×4 outputs are numbered by sample, row and column of tiles; the points of a tile by row and
+column.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tinygrad_bn.kernels.spec import spec
+
+Array = np.ndarray[Any, Any]
+
+
+def _matrices() -> tuple[Array, Array, Array]:
+    """Aᵀ (4, 6), G (6, 3) and Bᵀ (6, 6)."""
+    points = np.array([0.0, 0.75, -0.75, 1.5, -1.5])
+
+    def evaluation(n: int) -> Array:
+        return np.vstack([points[:, None] ** np.arange(n), np.eye(n)[-1:]])
+
+    scale = [np.prod([p - q for q in points if q != p]) for p in points] + [1.0]
+    return (
+        evaluation(4).T,
+        evaluation(3) / np.array(scale)[:, None],
+        np.linalg.inv(evaluation(6)).T * np.array(scale)[:, None],
+    )
+
+
+A, G, B = _matrices()
+
+
+def tiles_of(rows: int, columns: int) -> tuple[int, int]:
+    return -(-rows // 4), -(-columns // 4)
+
+
+def patches_of(x: Array, top: int, left: int, down: int, across: int) -> Array:
+    """The inputs (6, 6) of all tiles, (C, tiles, 6, 6), float64."""
+    n, c, h, w = x.shape
+    need_h, need_w = 4 * down + 2, 4 * across + 2
+    padded = np.zeros((n, c, need_h, need_w))
+    ys, xs = np.arange(need_h) - top, np.arange(need_w) - left
+    inside_y, inside_x = (ys >= 0) & (ys < h), (xs >= 0) & (xs < w)
+    padded[np.ix_(range(n), range(c), inside_y, inside_x)] = x[:, :, ys[inside_y]][..., xs[inside_x]]
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (6, 6), axis=(2, 3))[:, :, ::4, ::4]
+    return windows.transpose(1, 0, 2, 3, 4, 5).reshape(c, n * down * across, 6, 6)
+
+
+@spec(writes="u")
+def winograd_filters(w: Array, turned: bool, u: Array) -> None:
+    """u[q, o, c] = G w[o, c] Gᵀ; ``turned``: of the filters rotated by 180°."""
+    filters = w[:, :, ::-1, ::-1] if turned else w
+    u[...] = np.einsum("ir,ocrs,js->ijoc", G, filters.astype(np.float64), G).reshape(u.shape)
+
+
+@spec(writes="y", workspace="work")
+def winograd_convolution(
+    x: Array, u: Array, turned: bool, bias: Array, top: int, left: int, work: Array, y: Array
+) -> None:
+    """y = w ⋆ x + bias, of filters transformed by ``winograd_filters``; ``turned``: y[c] = Σ_o w[o, c] ⋆ x[o].
+
+    ``work``: as many rows as the work is to be shared among, of ``kernels.winograd.block_work`` elements.
+    """
+    n, k, rows, columns = y.shape
+    down, across = tiles_of(rows, columns)
+    patches = np.einsum("ir,ctrs,js->ijct", B, patches_of(x, top, left, down, across), B)
+    filters = u.astype(np.float64).reshape(6, 6, *u.shape[1:])
+    m = np.einsum("ijck,ijct->ijkt" if turned else "ijkc,ijct->ijkt", filters, patches)
+    out = np.einsum("ri,ijkt,sj->ktrs", A, m, A).reshape(k, n, down, across, 4, 4)
+    whole = out.transpose(1, 0, 2, 4, 3, 5).reshape(n, k, 4 * down, 4 * across)[:, :, :rows, :columns]
+    y[...] = whole + (bias[:, None, None] if bias.size else 0)

@@ -1,0 +1,54 @@
+"""The gradient of a 3×3 convolution's filters by Winograd's F(4×4, 3×3), step by step for a chunk of tiles.
+
+gw = Gᵀ [Σ_tiles (A gy Aᵀ) ⊙ (Bᵀ x B)] G
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tinygrad_bn.kernels.ref.winograd import A, Array, B, G, patches_of, tiles_of
+from tinygrad_bn.kernels.spec import spec
+
+
+@spec(writes="v", workspace="work")
+def winograd_patches(x: Array, first: int, top: int, left: int, down: int, across: int, work: Array, v: Array) -> None:
+    """v[q, t, c] = Bᵀ x B of the tiles from ``first`` on, zero beyond the last tile and the last channel.
+
+    ``work``: a row of ``kernels.winograd.patch_work`` elements for every LANES channels and less.
+    """
+    found = np.einsum("ir,ctrs,js->ijtc", B, patches_of(x, top, left, down, across), B).reshape(36, -1, x.shape[1])
+    found = found[:, first : first + v.shape[1]]
+    v[...] = 0
+    v[:, : found.shape[1], : found.shape[2]] = found
+
+
+@spec(writes="m", workspace="work")
+def winograd_results(gy: Array, first: int, work: Array, m: Array) -> None:
+    """m[q, o, t] = A gy Aᵀ of the tiles from ``first`` on, zero beyond the last.
+
+    ``work``: 24 BLOCK elements an output.
+    """
+    n, k, rows, columns = gy.shape
+    down, across = tiles_of(rows, columns)
+    padded = np.zeros((n, k, 4 * down, 4 * across))
+    padded[:, :, :rows, :columns] = gy
+    tiles = padded.reshape(n, k, down, 4, across, 4).transpose(1, 0, 2, 4, 3, 5).reshape(k, -1, 4, 4)
+    found = np.einsum("ri,ktrs,sj->ijkt", A, tiles, A).reshape(36, k, -1)[:, :, first : first + m.shape[2]]
+    m[...] = 0
+    m[:, :, : found.shape[2]] = found
+
+
+@spec(writes="", updates="u")
+def winograd_accumulate(m: Array, v: Array, added: bool, u: Array) -> None:
+    """u[q, o, c] = Σ_t m[q, o, t] v[q, t, c], added to what is there if ``added``."""
+    found = m.astype(np.float64) @ v.astype(np.float64)
+    u[...] = found + (u if added else 0)
+
+
+@spec(writes="gw")
+def winograd_filter_gradient(u: Array, gw: Array) -> None:
+    """gw[o, c] = Gᵀ u[:, o, c] G."""
+    channels = gw.shape[1]
+    points = u[:, :, :channels].astype(np.float64).reshape(6, 6, gw.shape[0], channels)
+    gw[...] = np.einsum("ir,ijoc,js->ocrs", G, points, G)
