@@ -1629,7 +1629,7 @@ record(
 
 
 def _np_batch_norm(
-    x: Array, w: Any = None, b: Any = None, eps: float = 1e-5, relu: bool = False, given: Any = None
+    x: Array, w: Any = None, b: Any = None, eps: float = 1e-5, act: str = "none", given: Any = None
 ) -> Array:
     dims = tuple(i for i in range(x.ndim) if i != 1)
     shape = (1, -1) + (1,) * (x.ndim - 2)
@@ -1637,7 +1637,7 @@ def _np_batch_norm(
     z = (x - mean.reshape(shape)) / np.sqrt(var.reshape(shape) + eps)
     z = z * w.reshape(shape) if w is not None else z
     z = z + b.reshape(shape) if b is not None else z
-    return np.maximum(z, 0) if relu else z
+    return {"none": z, "relu": np.maximum(z, 0), "sigmoid": 1 / (1 + np.exp(-z))}[act]
 
 
 def batch(shape: tuple[int, ...], given: bool = False) -> tuple[Array, Array, Array, Array, Array]:
@@ -1658,69 +1658,69 @@ def batch(shape: tuple[int, ...], given: bool = False) -> tuple[Array, Array, Ar
     raise RuntimeError(f"no seed keeps {shape} away from the kink")
 
 
-def train(lib: Any, x: Any, w: Any = None, b: Any = None, eps: float = 1e-5, relu: bool = False) -> Any:
+def train(lib: Any, x: Any, w: Any = None, b: Any = None, eps: float = 1e-5, act: str = "none") -> Any:
     if lib is tb:
-        return batch_norm_train(x, w, b, eps, "relu" if relu else "none")[0]
+        return batch_norm_train(x, w, b, eps, act)[0]
     y = lib.nn.functional.batch_norm(x, None, None, w, b, True, 0.1, eps)
-    return lib.relu(y) if relu else y
+    return y if act == "none" else getattr(lib, act)(y)
 
 
 def evaluate(
-    lib: Any, x: Any, mean: Any, var: Any, w: Any = None, b: Any = None, eps: float = 1e-5, relu: bool = False
+    lib: Any, x: Any, mean: Any, var: Any, w: Any = None, b: Any = None, eps: float = 1e-5, act: str = "none"
 ) -> Any:
     if lib is tb:
-        return batch_norm_eval(x, mean.detach(), var.detach(), w, b, eps, "relu" if relu else "none")
+        return batch_norm_eval(x, mean.detach(), var.detach(), w, b, eps, act)
     y = lib.nn.functional.batch_norm(x, mean.detach(), var.detach(), w, b, False, 0.1, eps)
-    return lib.relu(y) if relu else y
+    return y if act == "none" else getattr(lib, act)(y)
 
 
 BN_SHAPES: tuple[tuple[int, ...], ...] = ((6, 3), (4, 2, 5), (3, 2, 2, 3), (2, 1, 3, 2), (5, 17), (3, 2, 1, 1))
 
 
-def _train_samples(relu: bool) -> list[Sample]:
-    tail = "-relu" if relu else ""
+def _train_samples(act: str) -> list[Sample]:
+    tail = "" if act == "none" else f"-{act}"
     out = []
     for shape in BN_SHAPES:
         x, w, b, _, _ = batch(shape)
         out.append(
             Sample(
                 f"{shape}{tail}",
-                lambda lib, x, w, b: train(lib, x, w, b, relu=relu),
+                lambda lib, x, w, b: train(lib, x, w, b, act=act),
                 (x, w, b),
-                lambda x, w, b: _np_batch_norm(x, w, b, relu=relu),
+                lambda x, w, b: _np_batch_norm(x, w, b, act=act),
             )
         )
     x, w, b, _, _ = batch((4, 2, 3, 1))
     return [
         *out,
-        Sample(f"plain{tail}", lambda lib, x: train(lib, x, relu=relu), (x,), lambda x: _np_batch_norm(x, relu=relu)),
+        Sample(f"plain{tail}", lambda lib, x: train(lib, x, act=act), (x,), lambda x: _np_batch_norm(x, act=act)),
         Sample(
             f"weight{tail}",
-            lambda lib, x, w: train(lib, x, w, None, relu=relu),
+            lambda lib, x, w: train(lib, x, w, None, act=act),
             (x, w),
-            lambda x, w: _np_batch_norm(x, w, relu=relu),
+            lambda x, w: _np_batch_norm(x, w, act=act),
         ),
         Sample(
             f"bias{tail}",
-            lambda lib, x, b: train(lib, x, None, b, relu=relu),
+            lambda lib, x, b: train(lib, x, None, b, act=act),
             (x, b),
-            lambda x, b: _np_batch_norm(x, None, b, relu=relu),
+            lambda x, b: _np_batch_norm(x, None, b, act=act),
         ),
         Sample(
             f"eps{tail}",
-            lambda lib, x, w, b: train(lib, x, w, b, 0.1, relu),
+            lambda lib, x, w, b: train(lib, x, w, b, 0.1, act),
             (x, w, b),
-            lambda x, w, b: _np_batch_norm(x, w, b, 0.1, relu),
+            lambda x, w, b: _np_batch_norm(x, w, b, 0.1, act),
         ),
         Sample(
             f"channels_last{tail}",
-            lambda lib, x, w, b: train(lib, x.permute(0, 3, 1, 2), w, b, relu=relu),
+            lambda lib, x, w, b: train(lib, x.permute(0, 3, 1, 2), w, b, act=act),
             (x.transpose(0, 2, 3, 1).copy(), w, b),
-            lambda x, w, b: _np_batch_norm(x.transpose(0, 3, 1, 2), w, b, relu=relu),
+            lambda x, w, b: _np_batch_norm(x.transpose(0, 3, 1, 2), w, b, act=act),
         ),
         Sample(
             f"empty{tail}",
-            lambda lib, x, w, b: train(lib, x, w, b, relu=relu),
+            lambda lib, x, w, b: train(lib, x, w, b, act=act),
             (normal(0, 3, 2), positive(3), normal(3)),
             lambda x, w, b: x,
             torch=None,
@@ -1728,42 +1728,42 @@ def _train_samples(relu: bool) -> list[Sample]:
     ]
 
 
-def _eval_samples(relu: bool) -> list[Sample]:
-    tail = "-relu" if relu else ""
+def _eval_samples(act: str) -> list[Sample]:
+    tail = "" if act == "none" else f"-{act}"
     out = []
     for shape in (*BN_SHAPES, (1, 3)):
         x, w, b, mean, var = batch(shape, given=True)
         out.append(
             Sample(
                 f"{shape}{tail}",
-                _frozen(mean, var, relu, 2),
+                _frozen(mean, var, act, 2),
                 (x, w, b),
-                lambda x, w, b, m=mean, v=var: _np_batch_norm(x, w, b, relu=relu, given=(m, v)),
+                lambda x, w, b, m=mean, v=var: _np_batch_norm(x, w, b, act=act, given=(m, v)),
             )
         )
     x, w, b, mean, var = batch((4, 2, 3, 1), given=True)
     return [
         *out,
         Sample(
-            f"plain{tail}", _frozen(mean, var, relu, 0), (x,), lambda x: _np_batch_norm(x, relu=relu, given=(mean, var))
+            f"plain{tail}", _frozen(mean, var, act, 0), (x,), lambda x: _np_batch_norm(x, act=act, given=(mean, var))
         ),
         Sample(
             f"weight{tail}",
-            _frozen(mean, var, relu, 1),
+            _frozen(mean, var, act, 1),
             (x, w),
-            lambda x, w: _np_batch_norm(x, w, relu=relu, given=(mean, var)),
+            lambda x, w: _np_batch_norm(x, w, act=act, given=(mean, var)),
         ),
-        Sample(f"empty{tail}", _frozen(mean, var, relu, 2), (normal(0, 2, 3), w, b), lambda x, w, b: x),
+        Sample(f"empty{tail}", _frozen(mean, var, act, 2), (normal(0, 2, 3), w, b), lambda x, w, b: x),
     ]
 
 
-def _frozen(mean: Array, var: Array, relu: bool, given: int) -> Call:
+def _frozen(mean: Array, var: Array, act: str, given: int) -> Call:
     def call(lib: Any, x: Any, *wb: Any) -> Any:
         if lib is tb:
             m, v = (tb.tensor(a).to(x.dtype).to(device=x.device) for a in (mean, var))
         else:
             m, v = (lib.from_numpy(a).to(x.dtype) for a in (mean, var))
-        return evaluate(lib, x, m, v, *wb[:given], relu=relu)
+        return evaluate(lib, x, m, v, *wb[:given], act=act)
 
     return call
 
@@ -1815,14 +1815,14 @@ def bn_faults(op: Call) -> list[Fault]:
             "activation",
             lambda: op(x, None, activation="gelu"),
             errors.ArgumentError,
-            r"^batch_norm: 'activation' must be one of none, relu\. Got 'gelu'\.$",
+            r"^batch_norm: 'activation' must be one of none, relu, sigmoid\. Got 'gelu'\.$",
         ),
     ]
 
 
 record(
     "batch_norm_train",
-    _train_samples(False) + _train_samples(True),
+    _train_samples("none") + _train_samples("relu") + _train_samples("sigmoid"),
     [
         *bn_faults(batch_norm_train),
         _fault(
@@ -1842,7 +1842,7 @@ def _eval_with(x: Any, *args: Any, **kwargs: Any) -> Any:
 
 record(
     "batch_norm_eval",
-    _eval_samples(False) + _eval_samples(True),
+    _eval_samples("none") + _eval_samples("relu") + _eval_samples("sigmoid"),
     [
         *bn_faults(_eval_with),
         _fault(

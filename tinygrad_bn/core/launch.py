@@ -47,6 +47,8 @@ def run(kernel: Kernel, arguments: tuple[Any, ...]) -> None:
 
 def _on_pool(kernel: Kernel) -> Callable[..., None]:
     """The driver to call, the pool made ready."""
+    if _applied.serial:
+        return kernel.serial
     if _applied.threads != pool.threads:
         pool.enter()
     return kernel.serial if pool.threads == 1 or kernel.parallel is None else kernel.parallel
@@ -72,9 +74,18 @@ class _Applied(threading.local):
     """The number of threads that Numba was last told on the calling thread; asking Numba costs 2 µs a launch."""
 
     threads = 0
+    serial = False
 
 
 _applied = _Applied()
+
+
+def serial_here() -> None:
+    """Run every kernel that the calling thread launches on that thread alone, from now on.
+
+    For threads that work beside the main one: a second team of OpenMP would fight the pool for the processors.
+    """
+    _applied.serial = True
 
 
 class ThreadPool:

@@ -177,7 +177,7 @@ def gradient_buffer(node: Node | None, shape: tuple[int, ...], dtype: DType, dev
 
     A leaf gets the memory of its last gradient where nobody else holds that: an optimiser then finds it where it was.
     """
-    if isinstance(node, Leaf) and not mode.grad:
+    if isinstance(node, Leaf):
         spare = node.spare
         if (
             spare is not None
@@ -187,6 +187,7 @@ def gradient_buffer(node: Node | None, shape: tuple[int, ...], dtype: DType, dev
             and spare.device is device
             and spare.array.shape == shape
             and getrefcount(spare.array) <= 2
+            and not mode.grad
         ):
             return spare
     return Tensor(device.empty(shape, dtype), dtype, device)

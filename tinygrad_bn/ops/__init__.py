@@ -2,6 +2,7 @@
 
 from tinygrad_bn.core import backward as _backward
 from tinygrad_bn.ops._common import axis as check_axis
+from tinygrad_bn.ops.activation import celu, elu, hardtanh, leaky_relu, prelu, selu
 from tinygrad_bn.ops.arithmetic import add, div, maximum, minimum, mul, neg, sub
 from tinygrad_bn.ops.batch_norm import batch_norm_eval, batch_norm_train
 from tinygrad_bn.ops.comparison import clamp, eq, ge, gt, le, logical_and, logical_not, logical_or, lt, ne, where
@@ -22,9 +23,13 @@ from tinygrad_bn.ops.creation import (
     zeros,
     zeros_like,
 )
-from tinygrad_bn.ops.functions import abs, exp, log, pow, relu, sigmoid, sign, sqrt, square, tanh
+from tinygrad_bn.ops.embedding import index_select, one_hot
+from tinygrad_bn.ops.functions import abs, erf, exp, expm1, log, log1p, pow, relu, sigmoid, sign, sqrt, square, tanh
+from tinygrad_bn.ops.gathering import gather, scatter, scatter_add, take_along_dim
+from tinygrad_bn.ops.group_norm import group_norm, layer_norm
 from tinygrad_bn.ops.indexing import getitem, take_along
-from tinygrad_bn.ops.joining import cat, narrow, stack
+from tinygrad_bn.ops.joining import cat, chunk, narrow, roll, split, stack, unbind
+from tinygrad_bn.ops.losses import bce, bce_logits, huber
 from tinygrad_bn.ops.matmul import bmm, linear, matmul, mm
 from tinygrad_bn.ops.movement import (
     clone,
@@ -35,8 +40,10 @@ from tinygrad_bn.ops.movement import (
     squeeze,
     to,
     transpose,
+    unflatten,
     unsqueeze,
 )
+from tinygrad_bn.ops.padding import flip
 from tinygrad_bn.ops.predicates import (
     all,
     allclose,
@@ -52,6 +59,7 @@ from tinygrad_bn.ops.predicates import (
 )
 from tinygrad_bn.ops.random import dropout, rand, rand_like, randint, randn, randn_like, randperm
 from tinygrad_bn.ops.reduction import argmax, argmin, max, min, std, var
+from tinygrad_bn.ops.smooth import gelu, logsigmoid, mish, silu, softplus
 from tinygrad_bn.ops.softmax import cross_entropy_indices, log_softmax, logsumexp, softmax
 from tinygrad_bn.ops.sums import expand, mean, sum
 
@@ -69,44 +77,62 @@ __all__ = [
     "as_tensor",
     "batch_norm_eval",
     "batch_norm_train",
+    "bce",
+    "bce_logits",
     "bmm",
     "cat",
+    "celu",
     "check_axis",
+    "chunk",
     "clamp",
     "clone",
     "contiguous",
     "cross_entropy_indices",
     "div",
     "dropout",
+    "elu",
     "empty",
     "empty_like",
     "eq",
     "equal",
+    "erf",
     "exp",
     "expand",
+    "expm1",
     "eye",
     "flatten",
+    "flip",
     "from_dlpack",
     "from_numpy",
     "full",
     "full_like",
+    "gather",
     "ge",
+    "gelu",
     "getitem",
+    "group_norm",
     "gt",
+    "hardtanh",
+    "huber",
+    "index_select",
     "is_floating_point",
     "is_tensor",
     "isclose",
     "isfinite",
     "isinf",
     "isnan",
+    "layer_norm",
     "le",
+    "leaky_relu",
     "linear",
     "linspace",
     "log",
+    "log1p",
     "log_softmax",
     "logical_and",
     "logical_not",
     "logical_or",
+    "logsigmoid",
     "logsumexp",
     "lt",
     "matmul",
@@ -115,16 +141,19 @@ __all__ = [
     "mean",
     "min",
     "minimum",
+    "mish",
     "mm",
     "mul",
     "narrow",
     "ne",
     "neg",
     "numel",
+    "one_hot",
     "ones",
     "ones_like",
     "permute",
     "pow",
+    "prelu",
     "rand",
     "rand_like",
     "randint",
@@ -133,9 +162,16 @@ __all__ = [
     "randperm",
     "relu",
     "reshape",
+    "roll",
+    "scatter",
+    "scatter_add",
+    "selu",
     "sigmoid",
     "sign",
+    "silu",
     "softmax",
+    "softplus",
+    "split",
     "sqrt",
     "square",
     "squeeze",
@@ -144,10 +180,13 @@ __all__ = [
     "sub",
     "sum",
     "take_along",
+    "take_along_dim",
     "tanh",
     "tensor",
     "to",
     "transpose",
+    "unbind",
+    "unflatten",
     "unsqueeze",
     "var",
     "where",

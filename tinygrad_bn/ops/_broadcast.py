@@ -96,7 +96,8 @@ def run_elementwise(op: str, kernel: Kernel, operands: tuple[Tensor, ...], dtype
 
 @lru_cache(maxsize=4096)
 def _plan(op: str, shapes: tuple[Shape, ...]) -> tuple[Shape, tuple[Shape, ...], Shape]:
-    """The broadcast shape, and the operands' and its own extents in four axes; none where four do not suffice."""
+    """The broadcast shape, and the operands' and its own extents: flat where only single elements are broadcast, else
+    in four axes; none where four do not suffice."""
     shape = broadcast_shape(op, shapes)
     groups = _collapse(shape, shapes)
     if len(groups) > 4:
@@ -140,14 +141,14 @@ def _collapse(shape: Shape, shapes: Sequence[Shape]) -> list[int]:
 
 
 def _grouped(own: Shape, shape: Shape, groups: list[int]) -> Shape:
-    """An operand's extents with one axis a group, four in all."""
+    """An operand's extents with one axis a group: four in all, or one."""
     padded = (1,) * (len(shape) - len(own)) + own
     extents: list[int] = []
     at = 0
     for n in groups:
         extents.append(product(padded[at : at + n]))
         at += n
-    return (1,) * (4 - len(groups)) + tuple(extents)
+    return (1,) * ((4 if len(groups) > 1 else 1) - len(groups)) + tuple(extents)
 
 
 def _expanded(x: Tensor, shape: Shape) -> Array:

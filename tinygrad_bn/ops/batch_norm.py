@@ -20,7 +20,7 @@ from tinygrad_bn.ops._common import new, plain
 from tinygrad_bn.ops.composite import through_composite
 from tinygrad_bn.ops.creation import zeros_like
 
-ACTIVATIONS = {"none": 0, "relu": 1}
+ACTIVATIONS = {"none": 0, "relu": 1, "sigmoid": 2}  # as the kernels take them
 NOTHING = {d.name: Tensor(np.empty(0, d.storage), d) for d in (float32, float64)}  # an absent weight or bias
 
 
@@ -95,7 +95,7 @@ def batch_norm_train(
     weight, bias : Tensor, shape (C,), optional
     eps : float
         Inside the square root.
-    activation : {"none", "relu"}
+    activation : {"none", "relu", "sigmoid"}
 
     Returns
     -------
@@ -114,8 +114,14 @@ def batch_norm_train(
     Statistics of float32 are accumulated in blocks, each in two passes, merged in float64; see
     ``kernels/cpu/bn_rows.py``. A constant channel gives exactly ``bias``.
     """
-    x = input
-    _check_train(x, weight, bias)
+    check(input, ("weight", weight), ("bias", bias))
+    return train_unchecked(input, weight, bias, eps, activation)
+
+
+def train_unchecked(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, activation: str
+) -> tuple[Tensor, Statistics]:
+    """``batch_norm_train`` of tensors that have been found to fit."""
     act = ACTIVATIONS.get(activation)
     if act is None:
         act = _activation("batch_norm", activation)
@@ -141,20 +147,6 @@ def batch_norm_train(
         if nodes is not None:
             y.node = BatchNormTrain(nodes, (x, w, b), (statistics, eps, activation))
     return y, statistics
-
-
-def _check_train(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> None:
-    """Raise for what does not fit; all is looked at once first."""
-    if isinstance(x, Tensor) and isinstance(weight, Tensor) and isinstance(bias, Tensor):
-        dtype, device = x.dtype, x.device
-        if (
-            weight.array.shape == bias.array.shape == x.array.shape[1:2] != ()
-            and weight.dtype is dtype is bias.dtype
-            and weight.device is device is bias.device
-            and dtype.is_floating_point
-        ):
-            return
-    check(x, ("weight", weight), ("bias", bias))
 
 
 class BatchNormBackward(MultiNode):
@@ -192,10 +184,13 @@ def _gradients(
     """The three gradients as a composite; m is None where the statistics are constants (eval mode)."""
     dims, shape, _ = _axes(gy)
     gain = movement.reshape(weight, shape) if weight.array.size else None
-    if activation == "relu":
+    if activation != "none":
         z = hat if gain is None else arithmetic.mul(hat, gain)
         z = arithmetic.add(z, movement.reshape(bias, shape)) if bias.array.size else z
-        gy = functions.relu_backward(gy, z.alias())
+        if activation == "relu":
+            gy = functions.relu_backward(gy, z.alias())
+        else:
+            gy = functions.sigmoid_backward(gy, functions.sigmoid(z))
     product_ = arithmetic.mul(gy, hat)
     inner = gy
     if m is not None:
@@ -285,7 +280,7 @@ def batch_norm_eval(
         Constants: no gradient goes to them.
     weight, bias : Tensor, shape (C,), optional
     eps : float
-    activation : {"none", "relu"}
+    activation : {"none", "relu", "sigmoid"}
 
     Raises
     ------

@@ -5,8 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from tinygrad_bn.core.backward import grad
-from tinygrad_bn.core.tape import enable_grad, mode
+from tinygrad_bn.core.tape import Gradients, Node, enable_grad, mode
 from tinygrad_bn.core.tensor import Tensor
+
+
+class Gate(Node):
+    """The identity, behind which an input is one of its own: its gradient leaves out what comes by another input that
+    was computed from the same."""
+
+    __slots__ = ()
+
+    def backward(self, gy: Tensor) -> Gradients:
+        return (gy,)
 
 
 def through_composite(
@@ -18,10 +28,12 @@ def through_composite(
     derivatives of any order follow.
     """
     create = mode.grad
-    local = [t if create and t.node is not None else t.alias() for t in inputs]
-    for t in local:
-        if t.node is None:
-            t.requires_grad = True
+    local = [t.alias() for t in inputs]
+    for t, behind in zip(inputs, local, strict=True):
+        if create and t.node is not None:
+            behind.node = Gate((t.node,), ())
+        else:
+            behind.requires_grad = True
     with enable_grad():
         out = function(*local)
     outs = (out,) if isinstance(out, Tensor) else tuple(out)

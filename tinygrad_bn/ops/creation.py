@@ -43,25 +43,25 @@ def tensor(data: Any, *, dtype: Any = None, device: Any = None, requires_grad: b
 def _copied(data: Any, dtype: Any, device: Any) -> Tensor:
     wanted = None if dtype is None else as_dtype(dtype, "tensor")
     place = as_device(device, "tensor")
-    source = wrap(_numbers(data), place)
+    source = wrap(_numbers(data, wanted is not None), place)
     out = new(source.array.shape, wanted or source.dtype, place)
     launch(place.kernels.copy, source.array, out.array)
     return out
 
 
-def _numbers(data: Any) -> np.ndarray[Any, Any]:
-    """The data as an array; Python floats in the default dtype, ints in int64."""
+def _numbers(data: Any, exact: bool) -> np.ndarray[Any, Any]:
+    """The data as an array; Python floats in the default dtype unless they are to be kept exact, ints in int64."""
     if isinstance(data, Tensor):
         return data.array
     if isinstance(data, np.ndarray | np.generic):
         return np.asarray(data)
     if isinstance(data, list | tuple) and any(isinstance(d, Tensor | np.ndarray) for d in data):
-        data = [_numbers(d) for d in data]
+        data = [_numbers(d, exact) for d in data]
     try:
         array = np.asarray(data)
     except ValueError:
         raise ShapeError("tensor: 'data' must be rectangular: rows of one length. Got rows of several.") from None
-    if array.dtype == np.float64 and not _holds_arrays(data):
+    if array.dtype == np.float64 and not exact and not _holds_arrays(data):
         return array.astype(get_default_dtype().storage)
     if array.dtype.kind not in "biuf":
         raise DTypeError(wrong("tensor", "data", "numbers or booleans", f"elements of type {array.dtype}"))

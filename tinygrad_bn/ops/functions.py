@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from tinygrad_bn.core.registry import operation
 from tinygrad_bn.core.tape import Gradients, Node, record
 from tinygrad_bn.core.tensor import Tensor
@@ -9,7 +11,7 @@ from tinygrad_bn.errors import ArgumentError, wrong
 from tinygrad_bn.ops._broadcast import run_binary, run_unary
 from tinygrad_bn.ops._common import is_tensor
 from tinygrad_bn.ops._operands import Operand, fit, floating, pair
-from tinygrad_bn.ops.arithmetic import div, mul, neg, sub
+from tinygrad_bn.ops.arithmetic import add, div, mul, neg, sub
 from tinygrad_bn.ops.comparison import eq, ge, logical_and, where
 
 
@@ -77,6 +79,56 @@ def log(input: Tensor) -> Tensor:
     """Return the natural logarithm: -inf of 0, NaN of negative numbers."""
     x = floating("log", input)
     return record(Log, run_unary("log", x.device.kernels.log, x, x.dtype), (x,), (x,))
+
+
+class Expm1(Node):
+    """y = e^x - 1, y' = y + 1."""
+
+    __slots__ = ()
+
+    def backward(self, gy: Tensor) -> Gradients:
+        return (mul(gy, add(self.unpack_output(), 1.0)),)
+
+
+@operation(Expm1)
+def expm1(input: Tensor) -> Tensor:
+    """Return e^input - 1, without the cancellation near 0."""
+    x = floating("expm1", input)
+    return record(Expm1, run_unary("expm1", x.device.kernels.expm1, x, x.dtype), (x,), save_output=True)
+
+
+class Log1p(Node):
+    """y = ln(1 + x), y' = 1 / (1 + x)."""
+
+    __slots__ = ()
+
+    def backward(self, gy: Tensor) -> Gradients:
+        (x,) = self.unpack()
+        return (div(gy, add(x, 1.0)),)
+
+
+@operation(Log1p)
+def log1p(input: Tensor) -> Tensor:
+    """Return ln(1 + input), without the rounding of 1 + input; -inf of -1, NaN below."""
+    x = floating("log1p", input)
+    return record(Log1p, run_unary("log1p", x.device.kernels.log1p, x, x.dtype), (x,), (x,))
+
+
+class Erf(Node):
+    """y = 2/√π ∫ e^(-t²) dt from 0 to x, y' = 2/√π e^(-x²)."""
+
+    __slots__ = ()
+
+    def backward(self, gy: Tensor) -> Gradients:
+        (x,) = self.unpack()
+        return (mul(gy, mul(exp(neg(mul(x, x))), 2 / math.sqrt(math.pi))),)
+
+
+@operation(Erf)
+def erf(input: Tensor) -> Tensor:
+    """Return the error function."""
+    x = floating("erf", input)
+    return record(Erf, run_unary("erf", x.device.kernels.erf, x, x.dtype), (x,), (x,))
 
 
 class Sqrt(Node):

@@ -15,7 +15,7 @@ from tinygrad_bn.core.launch import launch
 from tinygrad_bn.core.tape import mode, record
 from tinygrad_bn.core.tensor import Tensor
 from tinygrad_bn.errors import DTypeError, GradientError, ShapeError, expected
-from tinygrad_bn.ops import arithmetic, comparison, functions, indexing, movement
+from tinygrad_bn.ops import activation, arithmetic, comparison, functions, gathering, indexing, movement, smooth
 from tinygrad_bn.ops._common import Scalar, is_tensor
 from tinygrad_bn.ops._operands import Operand
 
@@ -90,7 +90,16 @@ sqrt_ = _in_place("sqrt_", functions.sqrt)
 tanh_ = _in_place("tanh_", functions.tanh)
 sigmoid_ = _in_place("sigmoid_", functions.sigmoid)
 relu_ = _in_place("relu_", functions.relu)
+leaky_relu_ = _in_place("leaky_relu_", activation.leaky_relu)
+hardtanh_ = _in_place("hardtanh_", activation.hardtanh)
+elu_ = _in_place("elu_", activation.elu)
+selu_ = _in_place("selu_", activation.selu)
+celu_ = _in_place("celu_", activation.celu)
+silu_ = _in_place("silu_", smooth.silu)
+mish_ = _in_place("mish_", smooth.mish)
 clamp_ = _in_place("clamp_", comparison.clamp)
+scatter_ = _in_place("scatter_", gathering.scatter)
+scatter_add_ = _in_place("scatter_add_", gathering.scatter_add)
 
 
 def setitem(self: Tensor, index: Any, value: Operand) -> None:

@@ -3,6 +3,7 @@ them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from tinygrad_bn.core.tape import Gradients, Node, record
 from tinygrad_bn.core.tensor import Tensor
 from tinygrad_bn.errors import ArgumentError, ShapeError, expected, wrong
 from tinygrad_bn.ops._broadcast import dense_like
-from tinygrad_bn.ops._common import as_shape, axis, cast, is_tensor, new, plain
+from tinygrad_bn.ops._common import as_shape, axes, axis, cast, is_tensor, new, plain
 from tinygrad_bn.ops._layout import product
 
 Shape = tuple[int, ...]
@@ -212,14 +213,36 @@ def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
     return reshape(x, (*shape[:first], product(shape[first : last + 1]), *shape[last + 1 :]))
 
 
-def squeeze(input: Tensor, dim: int | None = None) -> Tensor:
-    """Return the tensor without its axes of extent 1, or without one of them."""
+def unflatten(input: Tensor, dim: int, sizes: Sequence[int]) -> Tensor:
+    """Return the tensor with one axis taken as several; one of their extents may be -1.
+
+    Raises
+    ------
+    ShapeError
+        If the extents do not multiply to the axis's.
+    """
+    x = is_tensor("unflatten", "input", input)
+    shape = x.array.shape
+    d = axis("unflatten", dim, len(shape))
+    parts = as_shape("unflatten", tuple(sizes), "sizes")
+    n, rest = shape[d] if shape else 1, product(tuple(k for k in parts if k != -1))
+    if parts.count(-1) == 1 and rest and n % rest == 0:
+        parts = tuple(n // rest if k == -1 else k for k in parts)
+    if not parts or product(parts) != n or min(parts) < 0:
+        raise ShapeError(expected("unflatten", "sizes", f"extents whose product is {n}, at most one -1", tuple(sizes)))
+    return reshape(x, (*shape[:d], *parts, *shape[d + 1 :]))
+
+
+def squeeze(input: Tensor, dim: int | tuple[int, ...] | None = None) -> Tensor:
+    """Return the tensor without its axes of extent 1, or without those of some axes that have it."""
     x = is_tensor("squeeze", "input", input)
     shape = x.array.shape
     if dim is None:
         return reshape(x, tuple(n for n in shape if n != 1))
-    d = axis("squeeze", dim, len(shape))
-    return reshape(x, (*shape[:d], *shape[d + 1 :])) if shape and shape[d] == 1 else x
+    if isinstance(dim, tuple | list) and not dim:
+        return x
+    dropped = [d for d in axes("squeeze", dim, len(shape)) if shape[d] == 1]
+    return reshape(x, tuple(n for i, n in enumerate(shape) if i not in dropped)) if dropped else x
 
 
 def unsqueeze(input: Tensor, dim: int) -> Tensor:
