@@ -273,13 +273,14 @@ def test_update_stats_does_not_depend_on_recording() -> None:
     assert not one.running_mean.requires_grad
 
 
+@pytest.mark.parametrize("activation", ["relu", "sigmoid"])
 @pytest.mark.parametrize("training", [True, False])
-def test_fused_activation(training: bool, dtype: str, device: str) -> None:
+def test_fused_activation(training: bool, activation: str, dtype: str, device: str) -> None:
     x = tb.tensor(data(5, 3, 4, 2, dtype=dtype), device=device, requires_grad=True)
     z = tb.tensor(data(5, 3, 4, 2, dtype=dtype), device=device, requires_grad=True)
-    fused = randomised(nn.BatchNorm2d(3, activation="relu", dtype=dtype, device=device)).train(training)
+    fused = randomised(nn.BatchNorm2d(3, activation=activation, dtype=dtype, device=device)).train(training)
     plain = randomised(nn.BatchNorm2d(3, dtype=dtype, device=device)).train(training)
-    one, two = fused(x), plain(z).relu()
+    one, two = fused(x), getattr(plain(z), activation)()
     cotangent = tb.tensor(data(5, 3, 4, 2, seed=4, dtype=dtype), device=device)
     one.backward(cotangent)
     two.backward(cotangent)
@@ -288,8 +289,8 @@ def test_fused_activation(training: bool, dtype: str, device: str) -> None:
     near(fused.weight.grad, plain.weight.grad, dtype)
     near(fused.bias.grad, plain.bias.grad, dtype)
     assert state(fused) == state(plain)
-    assert (one.detach().numpy() == 0).any()
-    assert "activation='relu'" in repr(fused)
+    assert (one.detach().numpy() == 0).any() == (activation == "relu")
+    assert f"activation='{activation}'" in repr(fused)
 
 
 # ----------------------------------------------------------------------------------- values, gradients
@@ -309,7 +310,7 @@ def test_a_constant_channel_gives_exactly_bias(size: int, dtype: str, device: st
     assert np.isfinite(x.grad.numpy()).all()
 
 
-@pytest.mark.parametrize("activation", [None, "relu"])
+@pytest.mark.parametrize("activation", [None, "relu", "sigmoid"])
 def test_derivatives_with_a_weight_of_zero(activation: str | None) -> None:
     layer = nn.BatchNorm1d(3, dtype=tb.float64, activation=activation)
     weight, bias = np.array([0.0, 1.5, 0.0]), np.array([0.4, 0.2, -0.3])
@@ -446,7 +447,7 @@ ERRORS: list[tuple[str, Any, type[Exception], str]] = [
     ("momentum", lambda: nn.BatchNorm1d(3, momentum=1.5), ArgumentError, "batch_norm: 'momentum' must be from 0 to 1"),
     ("variance", lambda: nn.BatchNorm1d(3, running_var="sample"), ArgumentError, "'running_var' must be 'unbiased'"),
     ("single", lambda: nn.BatchNorm1d(3, on_single="ignore"), ArgumentError, "'on_single' must be 'error' or"),
-    ("activation", lambda: nn.BatchNorm1d(3, activation="gelu"), ArgumentError, "'activation' must be None or"),
+    ("activation", lambda: nn.BatchNorm1d(3, activation="gelu"), ArgumentError, "'activation' must be None, 'relu' or"),
 ]  # fmt: skip
 
 

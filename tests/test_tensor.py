@@ -165,6 +165,12 @@ def test_tensor_copies() -> None:
     assert y.tolist() == [0.0, 0.0, 0.0]
 
 
+def test_python_floats_are_exact_where_float64_is_asked_for() -> None:
+    assert tb.tensor([0.1, 1 / 3], dtype=tb.float64).tolist() == [0.1, 1 / 3]
+    assert tb.tensor(0.1, dtype="float64").item() == 0.1
+    assert tb.tensor([0.1]).tolist() == [float(np.float32(0.1))]
+
+
 def test_from_numpy_shares() -> None:
     array = np.arange(12.0).reshape(3, 4)[:, ::2]
     x = tb.from_numpy(array)

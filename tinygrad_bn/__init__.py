@@ -47,6 +47,7 @@ from tinygrad_bn.core.random import (
 )
 from tinygrad_bn.core.tape import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
 from tinygrad_bn.core.tensor import Tensor
+from tinygrad_bn.functional import conv1d, conv2d, conv_transpose1d, conv_transpose2d
 from tinygrad_bn.interop.safetensors import load, save
 from tinygrad_bn.ops import (
     abs,
@@ -60,6 +61,8 @@ from tinygrad_bn.ops import (
     as_tensor,
     bmm,
     cat,
+    celu,
+    chunk,
     clamp,
     clone,
     div,
@@ -68,15 +71,20 @@ from tinygrad_bn.ops import (
     empty_like,
     eq,
     equal,
+    erf,
     exp,
     expand,
+    expm1,
     eye,
     flatten,
+    flip,
     from_numpy,
     full,
     full_like,
+    gather,
     ge,
     gt,
+    index_select,
     is_floating_point,
     is_tensor,
     isclose,
@@ -87,6 +95,7 @@ from tinygrad_bn.ops import (
     linear,
     linspace,
     log,
+    log1p,
     log_softmax,
     logical_and,
     logical_not,
@@ -109,6 +118,7 @@ from tinygrad_bn.ops import (
     ones_like,
     permute,
     pow,
+    prelu,
     rand,
     rand_like,
     randint,
@@ -117,9 +127,14 @@ from tinygrad_bn.ops import (
     randperm,
     relu,
     reshape,
+    roll,
+    scatter,
+    scatter_add,
+    selu,
     sigmoid,
     sign,
     softmax,
+    split,
     sqrt,
     square,
     squeeze,
@@ -127,9 +142,12 @@ from tinygrad_bn.ops import (
     std,
     sub,
     sum,
+    take_along_dim,
     tanh,
     tensor,
     transpose,
+    unbind,
+    unflatten,
     unsqueeze,
     var,
     where,
@@ -139,7 +157,7 @@ from tinygrad_bn.ops import (
 
 __version__ = "0.1.0"
 
-__all__ = [  # data, testing and train are imported on first use
+__all__ = [  # autograd, data, models, testing and train are imported on first use
     "Generator",
     "Tensor",
     "__version__",
@@ -152,12 +170,19 @@ __all__ = [  # data, testing and train are imported on first use
     "argmax",
     "argmin",
     "as_tensor",
+    "autograd",
     "bfloat16",
     "bmm",
     "bool",
     "cat",
+    "celu",
+    "chunk",
     "clamp",
     "clone",
+    "conv1d",
+    "conv2d",
+    "conv_transpose1d",
+    "conv_transpose2d",
     "cuda",
     "data",
     "default_generator",
@@ -172,11 +197,14 @@ __all__ = [  # data, testing and train are imported on first use
     "enable_grad",
     "eq",
     "equal",
+    "erf",
     "errors",
     "exp",
     "expand",
+    "expm1",
     "eye",
     "flatten",
+    "flip",
     "float",
     "float16",
     "float32",
@@ -185,12 +213,14 @@ __all__ = [  # data, testing and train are imported on first use
     "full",
     "full_like",
     "functional",
+    "gather",
     "ge",
     "get_default_dtype",
     "get_num_threads",
     "get_rng_state",
     "grad",
     "gt",
+    "index_select",
     "initial_seed",
     "int",
     "int8",
@@ -210,6 +240,7 @@ __all__ = [  # data, testing and train are imported on first use
     "linspace",
     "load",
     "log",
+    "log1p",
     "log_softmax",
     "logical_and",
     "logical_not",
@@ -225,6 +256,7 @@ __all__ = [  # data, testing and train are imported on first use
     "min",
     "minimum",
     "mm",
+    "models",
     "mul",
     "narrow",
     "ne",
@@ -238,6 +270,7 @@ __all__ = [  # data, testing and train are imported on first use
     "optim",
     "permute",
     "pow",
+    "prelu",
     "rand",
     "rand_like",
     "randint",
@@ -246,8 +279,12 @@ __all__ = [  # data, testing and train are imported on first use
     "randperm",
     "relu",
     "reshape",
+    "roll",
     "save",
+    "scatter",
+    "scatter_add",
     "seed",
+    "selu",
     "set_default_dtype",
     "set_grad_enabled",
     "set_num_threads",
@@ -255,6 +292,7 @@ __all__ = [  # data, testing and train are imported on first use
     "sigmoid",
     "sign",
     "softmax",
+    "split",
     "sqrt",
     "square",
     "squeeze",
@@ -262,12 +300,16 @@ __all__ = [  # data, testing and train are imported on first use
     "std",
     "sub",
     "sum",
+    "summary",
+    "take_along_dim",
     "tanh",
     "tensor",
     "testing",
     "train",
     "transpose",
     "uint8",
+    "unbind",
+    "unflatten",
     "unsqueeze",
     "var",
     "where",
@@ -275,7 +317,7 @@ __all__ = [  # data, testing and train are imported on first use
     "zeros_like",
 ]
 
-_LAZY = ("data", "testing", "train")  # subpackages imported when first asked for
+_LAZY = ("autograd", "data", "models", "testing", "train")  # subpackages imported when first asked for
 
 
 def __getattr__(name: str) -> Any:
@@ -283,6 +325,10 @@ def __getattr__(name: str) -> Any:
         import importlib
 
         return importlib.import_module(f"{__name__}.{name}")
+    if name == "summary":
+        from tinygrad_bn.nn.summary import summary
+
+        return summary
     if name.startswith("__"):
         raise AttributeError(name)
     raise AttributeError(errors.nearest(__name__, name, __all__))

@@ -53,13 +53,14 @@ OPERATORS: dict[str, Callable[..., Any]] = {
 }
 
 METHODS = (
-    "abs add argmax argmin clamp clone contiguous div eq exp expand flatten ge getitem gt le log log_softmax "
-    "logical_and logical_not logical_or logsumexp lt matmul max maximum mean min minimum mul narrow ne neg permute pow "
-    "relu reshape sigmoid sign softmax sqrt squeeze std sub sum tanh to transpose unsqueeze var"
+    "abs add argmax argmin chunk clamp clone contiguous div eq erf exp expand expm1 flatten flip gather ge getitem gt "
+    "index_select le log log1p log_softmax logical_and logical_not logical_or logsumexp lt matmul max maximum mean "
+    "min minimum mul narrow ne neg permute pow prelu relu reshape roll scatter scatter_add sigmoid sign softmax split "
+    "sqrt squeeze std sub sum take_along_dim tanh to transpose unbind unflatten unsqueeze var"
 )
 IN_PLACE = (
     "add_ sub_ mul_ div_ pow_ neg_ exp_ sqrt_ tanh_ sigmoid_ relu_ clamp_ copy_ fill_ zero_ detach detach_ "
-    "requires_grad_"
+    "requires_grad_ scatter_ scatter_add_"
 )
 
 

@@ -8,27 +8,121 @@ from __future__ import annotations
 from typing import Any
 
 from tinygrad_bn.errors import nearest
-from tinygrad_bn.functional.activation import dropout, log_softmax, relu, sigmoid, softmax, tanh
-from tinygrad_bn.functional.loss import cross_entropy, l1_loss, mse_loss, nll_loss
+from tinygrad_bn.functional.activation import (
+    celu,
+    dropout,
+    elu,
+    hardsigmoid,
+    hardswish,
+    hardtanh,
+    leaky_relu,
+    log_softmax,
+    mish,
+    relu,
+    relu6,
+    selu,
+    sigmoid,
+    silu,
+    softmax,
+    softsign,
+    tanh,
+    tanhshrink,
+)
+from tinygrad_bn.functional.adaptive_pooling import (
+    adaptive_avg_pool1d,
+    adaptive_avg_pool2d,
+    adaptive_max_pool1d,
+    adaptive_max_pool2d,
+)
+from tinygrad_bn.functional.convolution import conv1d, conv2d, conv_transpose1d, conv_transpose2d
+from tinygrad_bn.functional.loss import cross_entropy, nll_loss
+from tinygrad_bn.functional.losses_pairs import (
+    cosine_embedding_loss,
+    cosine_similarity,
+    hinge_embedding_loss,
+    margin_ranking_loss,
+    soft_margin_loss,
+)
+from tinygrad_bn.functional.losses_probability import binary_cross_entropy, binary_cross_entropy_with_logits, kl_div
+from tinygrad_bn.functional.losses_regression import huber_loss, l1_loss, mse_loss, smooth_l1_loss
 from tinygrad_bn.functional.normalisation import batch_norm, batch_norm_act
+from tinygrad_bn.functional.norms import instance_norm, rms_norm
+from tinygrad_bn.functional.pooling import avg_pool1d, avg_pool2d, max_pool1d, max_pool2d
+from tinygrad_bn.functional.sparse import embedding
+from tinygrad_bn.functional.vision import interpolate, local_response_norm, pad, upsample
+from tinygrad_bn.ops.activation import prelu
+from tinygrad_bn.ops.embedding import one_hot
+from tinygrad_bn.ops.fold import fold, unfold
+from tinygrad_bn.ops.group_norm import group_norm, layer_norm
 from tinygrad_bn.ops.matmul import linear
 from tinygrad_bn.ops.movement import flatten
+from tinygrad_bn.ops.smooth import gelu, logsigmoid, softplus
 
 __all__ = [
+    "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d",
+    "adaptive_max_pool1d",
+    "adaptive_max_pool2d",
+    "avg_pool1d",
+    "avg_pool2d",
     "batch_norm",
     "batch_norm_act",
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "celu",
+    "conv1d",
+    "conv2d",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "cosine_embedding_loss",
+    "cosine_similarity",
     "cross_entropy",
     "dropout",
+    "elu",
+    "embedding",
     "flatten",
+    "fold",
+    "gelu",
+    "group_norm",
+    "hardsigmoid",
+    "hardswish",
+    "hardtanh",
+    "hinge_embedding_loss",
+    "huber_loss",
+    "instance_norm",
+    "interpolate",
+    "kl_div",
     "l1_loss",
+    "layer_norm",
+    "leaky_relu",
     "linear",
+    "local_response_norm",
     "log_softmax",
+    "logsigmoid",
+    "margin_ranking_loss",
+    "max_pool1d",
+    "max_pool2d",
+    "mish",
     "mse_loss",
     "nll_loss",
+    "one_hot",
+    "pad",
+    "prelu",
     "relu",
+    "relu6",
+    "rms_norm",
+    "selu",
     "sigmoid",
+    "silu",
+    "smooth_l1_loss",
+    "soft_margin_loss",
     "softmax",
+    "softplus",
+    "softsign",
     "tanh",
+    "tanhshrink",
+    "unfold",
+    "upsample",
 ]
 
 

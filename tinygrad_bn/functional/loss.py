@@ -1,16 +1,14 @@
-"""Losses, with PyTorch's names, arguments and reductions."""
+"""Losses of classes. All losses have PyTorch's names, arguments and reductions."""
 
 from __future__ import annotations
-
-import warnings
-from typing import Any
 
 from tinygrad_bn import ops
 from tinygrad_bn.core.dtype import int64
 from tinygrad_bn.core.tensor import Tensor
 from tinygrad_bn.errors import ArgumentError, DTypeError, IndexRangeError, ShapeError, expected, wrong
+from tinygrad_bn.functional._reduction import check_current, over_all
 from tinygrad_bn.ops._common import is_floating, is_tensor, same_device
-from tinygrad_bn.ops.softmax import REDUCTIONS, cross_entropy_indices
+from tinygrad_bn.ops.softmax import cross_entropy_indices
 
 
 def cross_entropy(
@@ -77,22 +75,12 @@ def cross_entropy(
         share = ops.mul(spread, label_smoothing / input.array.shape[axis])
         losses = ops.add(ops.mul(losses, 1.0 - label_smoothing), share)
     losses = ops.where(ops.ne(target, ignore_index), losses, 0.0)
-    return _reduced(losses, reduction, counts)
+    return over_all(losses, reduction, counts)
 
 
 def _classes(input: Tensor) -> int:
     """The axis of the classes."""
     return 1 if input.array.ndim > 1 else 0
-
-
-def check_current(op: str, size_average: Any, reduce: Any, reduction: str) -> None:
-    """Raise for PyTorch's deprecated arguments and for a reduction that does not exist."""
-    if size_average is not None or reduce is not None:
-        name = "reduce" if size_average is None else "size_average"
-        hint = "use reduction='mean', 'sum' or 'none'"
-        raise ArgumentError(wrong(op, name, "left out: PyTorch, too, has replaced it", "a value", hint))
-    if reduction not in REDUCTIONS:
-        raise ArgumentError(wrong(op, "reduction", "'mean', 'sum' or 'none'", repr(reduction)))
 
 
 def _check_weight(op: str, input: Tensor, weight: Tensor | None) -> None:
@@ -123,13 +111,6 @@ def _scaled(x: Tensor, weight: Tensor | None) -> Tensor:
     return ops.mul(x, ops.reshape(weight, (-1,) + (1,) * (x.array.ndim - 1 - _classes(x))))
 
 
-def _reduced(losses: Tensor, reduction: str, counts: Tensor) -> Tensor:
-    if reduction == "none":
-        return losses
-    total = ops.sum(losses)
-    return total if reduction == "sum" else ops.div(total, ops.sum(counts))
-
-
 def _cross_entropy_probabilities(
     input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, reduction: str, label_smoothing: float
 ) -> Tensor:
@@ -150,10 +131,7 @@ def _cross_entropy_probabilities(
     if label_smoothing:
         target = ops.add(ops.mul(target, 1.0 - label_smoothing), label_smoothing / shape[classes])
     terms = ops.mul(ops.neg(ops.log_softmax(input, classes)), _scaled(target, weight))
-    losses = ops.sum(terms, classes)
-    if reduction == "none":
-        return losses
-    return ops.sum(losses) if reduction == "sum" else ops.mean(losses)
+    return over_all(ops.sum(terms, classes), reduction)
 
 
 def nll_loss(
@@ -198,7 +176,7 @@ def nll_loss(
     at = ops.unsqueeze(ops.where(valid, target, 0), axis)
     picked = ops.squeeze(ops.take_along(input, at, axis), axis)
     losses = ops.where(valid, ops.mul(ops.neg(picked), counts), 0.0)
-    return _reduced(losses, reduction, counts)
+    return over_all(losses, reduction, counts)
 
 
 def _check_indices(op: str, input: Tensor, target: Tensor, ignore_index: int) -> None:
@@ -216,52 +194,3 @@ def _check_indices(op: str, input: Tensor, target: Tensor, ignore_index: int) ->
     outside = ops.logical_or(ops.lt(target, 0), ops.ge(target, classes))
     if ops.sum(ops.logical_and(outside, ops.ne(target, ignore_index))).item():
         raise IndexRangeError(expected(op, "target", f"classes from 0 to {classes - 1} or {ignore_index}", "others"))
-
-
-def mse_loss(
-    input: Tensor, target: Tensor, size_average: None = None, reduce: None = None, reduction: str = "mean"
-) -> Tensor:
-    """Return the squared error (input - target)², its mean by default.
-
-    Parameters
-    ----------
-    input, target : Tensor, of one shape
-        Shapes that differ are broadcast, with a warning: most often that is a mistake.
-    size_average, reduce : None
-        PyTorch's deprecated arguments: use ``reduction``.
-    reduction : {"mean", "sum", "none"}
-    """
-    difference = _difference("mse_loss", input, target, size_average, reduce, reduction)
-    return _over_all(ops.mul(difference, difference), reduction)
-
-
-def l1_loss(
-    input: Tensor, target: Tensor, size_average: None = None, reduce: None = None, reduction: str = "mean"
-) -> Tensor:
-    """Return the absolute error |input - target|, its mean by default.
-
-    Parameters
-    ----------
-    input, target : Tensor, of one shape
-        Shapes that differ are broadcast, with a warning.
-    size_average, reduce : None
-        PyTorch's deprecated arguments: use ``reduction``.
-    reduction : {"mean", "sum", "none"}
-    """
-    return _over_all(ops.abs(_difference("l1_loss", input, target, size_average, reduce, reduction)), reduction)
-
-
-def _difference(op: str, input: Tensor, target: Tensor, size_average: Any, reduce: Any, reduction: str) -> Tensor:
-    check_current(op, size_average, reduce, reduction)
-    is_tensor(op, "input", input)
-    is_tensor(op, "target", target)
-    if input.array.shape != target.array.shape:
-        text = f"{op}: 'target' has shape {target.array.shape}, 'input' {input.array.shape}; they are broadcast."
-        warnings.warn(text, UserWarning, stacklevel=3)
-    return ops.sub(input, target)
-
-
-def _over_all(losses: Tensor, reduction: str) -> Tensor:
-    if reduction == "none":
-        return losses
-    return ops.sum(losses) if reduction == "sum" else ops.mean(losses)

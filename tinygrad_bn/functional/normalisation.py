@@ -16,7 +16,7 @@ from tinygrad_bn.core.table import dense, write_back
 from tinygrad_bn.core.tensor import Array, Tensor
 from tinygrad_bn.errors import ArgumentError, DTypeError, ShapeError, expected, wrong
 from tinygrad_bn.ops._common import is_tensor, same_device
-from tinygrad_bn.ops.batch_norm import Statistics, batch_norm_eval, batch_norm_train
+from tinygrad_bn.ops.batch_norm import Statistics, batch_norm_eval, batch_norm_train, train_unchecked
 
 
 def batch_norm(
@@ -86,7 +86,7 @@ def batch_norm_act(
     ----------
     input, running_mean, running_var, weight, bias, training, momentum, eps
         As for ``batch_norm``.
-    activation : {"relu", "none"}
+    activation : {"relu", "sigmoid", "none"}
 
     Returns
     -------
@@ -97,8 +97,7 @@ def batch_norm_act(
     ShapeError, DTypeError, DeviceError, ArgumentError
     """
     if training:
-        check_running(input, running_mean, running_var)
-        y, statistics = batch_norm_train(input, weight, bias, float(eps), activation)
+        y, statistics = checked_train(input, weight, bias, running_mean, running_var, float(eps), activation)
         if running_mean is not None and running_var is not None:
             commit(statistics, running_mean, running_var, momentum)
         return y
@@ -110,7 +109,7 @@ def batch_norm_act(
     return batch_norm_eval(input, running_mean, running_var, weight, bias, float(eps), activation)
 
 
-def checked_momentum(momentum: object) -> float:
+def checked_momentum(momentum: object, op: str = "batch_norm") -> float:
     """Return the momentum as a float.
 
     Raises
@@ -119,25 +118,48 @@ def checked_momentum(momentum: object) -> float:
         If it is no number from 0 to 1.
     """
     if not isinstance(momentum, (int, float)) or not 0 <= momentum <= 1:  # the tuple is a third of int | float's cost
-        raise ArgumentError(wrong("batch_norm", "momentum", "from 0 to 1, the weight of the new batch", repr(momentum)))
+        raise ArgumentError(wrong(op, "momentum", "from 0 to 1, the weight of the new batch", repr(momentum)))
     return float(momentum)
 
 
-def check_running(x: Tensor, running_mean: Tensor | None, running_var: Tensor | None) -> None:
-    """Raise unless both running statistics fit the input, or there are none."""
-    if isinstance(running_mean, Tensor) and isinstance(running_var, Tensor) and isinstance(x, Tensor):
+def _rate(momentum: float | None) -> float:
+    """The momentum as the kernel takes it."""
+    if type(momentum) is float and 0.0 <= momentum <= 1.0:
+        return momentum
+    return -1.0 if momentum is None else checked_momentum(momentum)
+
+
+def checked_train(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    eps: float,
+    activation: str,
+) -> tuple[Tensor, Statistics]:
+    """``ops.batch_norm_train`` after all tensors, running statistics included, have been found to fit."""
+    try:  # the common case at once; what has no array, or is missing, goes the long way
         dtype, device = x.dtype, x.device
-        if (
-            running_mean.array.shape == running_var.array.shape == x.array.shape[1:2] != ()
-            and running_mean.dtype is dtype is running_var.dtype
-            and running_mean.device is device is running_var.device
-        ):
-            return
-    _explain_running(x, running_mean, running_var)
+        mean, var = (weight, bias) if running_mean is None is running_var else (running_mean, running_var)
+        fit = (
+            weight.array.shape == bias.array.shape == mean.array.shape  # type: ignore[union-attr]
+            == var.array.shape == x.array.shape[1:2] != ()  # type: ignore[union-attr]
+            and weight.dtype is dtype is bias.dtype and mean.dtype is dtype is var.dtype  # type: ignore[union-attr]
+            and weight.device is device is bias.device  # type: ignore[union-attr]
+            and mean.device is device is var.device  # type: ignore[union-attr]
+            and dtype.is_floating_point
+        )  # fmt: skip
+    except AttributeError:
+        fit = False
+    if fit:
+        return train_unchecked(x, weight, bias, eps, activation)
+    _check_running(x, running_mean, running_var)
+    return batch_norm_train(x, weight, bias, eps, activation)
 
 
-def _explain_running(x: Tensor, running_mean: Tensor | None, running_var: Tensor | None) -> None:
-    """Raise for what is wrong with running statistics; return if there are none."""
+def _check_running(x: Tensor, running_mean: Tensor | None, running_var: Tensor | None) -> None:
+    """Raise unless both running statistics fit the input, or there are none."""
     op = "batch_norm"
     is_tensor(op, "input", x)
     if (running_mean is None) != (running_var is None):
@@ -189,7 +211,7 @@ def commit(
         running_mean.device.kernels.batch_norm_update,
         statistics.rows,
         statistics.count,
-        -1.0 if momentum is None else checked_momentum(momentum),
+        _rate(momentum),
         unbiased,
         mean,
         var,

@@ -17,7 +17,7 @@ from tinygrad_bn import ops
 from tinygrad_bn.core.dtype import int64
 from tinygrad_bn.core.tensor import Tensor
 from tinygrad_bn.errors import ArgumentError, ShapeError, expected, wrong
-from tinygrad_bn.functional.normalisation import check_running, checked_momentum, commit
+from tinygrad_bn.functional.normalisation import checked_momentum, checked_train, commit
 from tinygrad_bn.nn import init
 from tinygrad_bn.nn.module import Module
 from tinygrad_bn.nn.parameter import Parameter, make
@@ -25,7 +25,7 @@ from tinygrad_bn.ops._common import is_tensor
 from tinygrad_bn.ops.batch_norm import ACTIVATIONS, batch_norm_eval, batch_norm_train
 
 
-class _BatchNorm(Module):
+class BatchNorm(Module):
     """The layers' common part: see ``BatchNorm1d``."""
 
     axes: ClassVar[tuple[int, ...]] = ()
@@ -110,6 +110,10 @@ class _BatchNorm(Module):
         ArgumentError
             If, in training, a channel has one value.
         """
+        return self.forward_activated(input, self.activation)
+
+    def forward_activated(self, input: Tensor, activation: str) -> Tensor:
+        """Return an activation of the normalised input, in one pass over memory: "none", "relu" or "sigmoid"."""
         if not (
             isinstance(input, Tensor)
             and len(input.array.shape) in self.axes
@@ -124,13 +128,12 @@ class _BatchNorm(Module):
             if mean is None or var is None:
                 hint = "set it to None, or track running statistics"
                 raise ArgumentError(wrong(self._name, "use_batch_stats", "None or True without these", False, hint))
-            return batch_norm_eval(input, mean, var, self.weight, self.bias, float(self.eps), self.activation)
+            return batch_norm_eval(input, mean, var, self.weight, self.bias, float(self.eps), activation)
         if self.on_single == "warn" and input.array.size == self.num_features:
-            return self._single(input)
+            return self._single(input, activation)
         if mean is None or var is None or not (self.training and self.update_stats):
-            return batch_norm_train(input, self.weight, self.bias, float(self.eps), self.activation)[0]
-        check_running(input, mean, var)
-        y, statistics = batch_norm_train(input, self.weight, self.bias, float(self.eps), self.activation)
+            return batch_norm_train(input, self.weight, self.bias, float(self.eps), activation)[0]
+        y, statistics = checked_train(input, self.weight, self.bias, mean, var, float(self.eps), activation)
         commit(statistics, mean, var, self.momentum, self.unbiased, self.num_batches_tracked, self._skipped)
         return y
 
@@ -144,10 +147,10 @@ class _BatchNorm(Module):
         want = f"shape {self.shapes} with C = {self.num_features}"
         raise ShapeError(expected(self._name, "input", want, shape))
 
-    def _single(self, input: Tensor) -> Tensor:
+    def _single(self, input: Tensor, activation: str) -> Tensor:
         """Bias, or 0, where every channel has one value; the gradients of input and weight are zeros."""
         text = f"{self._name}: one value a channel in training, shape {input.array.shape}: the output is the bias."
-        warnings.warn(text, RuntimeWarning, stacklevel=4)
+        warnings.warn(text, RuntimeWarning, stacklevel=5)
         shape = (1, self.num_features) + (1,) * (input.array.ndim - 2)
         never = ops.zeros((), dtype="bool", device=input.device)
         out = ops.zeros(shape, dtype=input.dtype, device=input.device)
@@ -156,7 +159,7 @@ class _BatchNorm(Module):
         if self.weight is not None:
             out = ops.where(never, ops.reshape(self.weight, shape), out)
         out = ops.where(never, input, out)
-        return ops.relu(out) if self.activation == "relu" else out
+        return out if activation == "none" else getattr(ops, activation)(out)
 
     def extra_repr(self) -> str:
         parts = [
@@ -183,10 +186,10 @@ def _check_options(num_features: object, eps: object, running_var: str, on_singl
     if on_single not in ("error", "warn"):
         raise ArgumentError(wrong(op, "on_single", "'error' or 'warn'", repr(on_single)))
     if activation is not None and activation not in ACTIVATIONS:
-        raise ArgumentError(wrong(op, "activation", "None or 'relu'", repr(activation)))
+        raise ArgumentError(wrong(op, "activation", "None, 'relu' or 'sigmoid'", repr(activation)))
 
 
-class BatchNorm1d(_BatchNorm):
+class BatchNorm1d(BatchNorm):
     """Batch normalisation of inputs (N, C) and (N, C, L): each channel over the batch and all axes but the second.
 
     Parameters
@@ -211,7 +214,7 @@ class BatchNorm1d(_BatchNorm):
     on_single : {"error", "warn"}
         What to do in training with one value a channel, which would become ``bias`` whatever it is: raise, or warn and
         return just that. It says nothing about a variance, so the running statistics stay as they are.
-    activation : {None, "relu"}
+    activation : {None, "relu", "sigmoid"}
         Applied to the result in the same pass over memory.
 
     Attributes
@@ -243,14 +246,14 @@ class BatchNorm1d(_BatchNorm):
     shapes = "(N, C) or (N, C, L)"
 
 
-class BatchNorm2d(_BatchNorm):
+class BatchNorm2d(BatchNorm):
     """Batch normalisation of inputs (N, C, H, W); parameters, attributes and notes as for ``BatchNorm1d``."""
 
     axes = (4,)
     shapes = "(N, C, H, W)"
 
 
-class BatchNorm3d(_BatchNorm):
+class BatchNorm3d(BatchNorm):
     """Batch normalisation of inputs (N, C, D, H, W); parameters, attributes and notes as for ``BatchNorm1d``."""
 
     axes = (5,)

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self, overload
 
 from tinygrad_bn.errors import DTypeError, IndexRangeError, wrong
+from tinygrad_bn.nn.activation import ReLU, Sigmoid
+from tinygrad_bn.nn.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from tinygrad_bn.nn.module import Module
 
 
@@ -90,6 +92,9 @@ def _is_module(op: str, module: object) -> Module:
 class Sequential(_Numbered):
     """Modules that are run one after the other.
 
+    A batch normalisation and a ReLU or Sigmoid behind it are run as one pass over memory, forward and backward, unless
+    one of the two has hooks.
+
     Parameters
     ----------
     *args : Module, or one mapping of names to modules
@@ -116,12 +121,31 @@ class Sequential(_Numbered):
 
     def forward(self, input: Any) -> Any:
         """Return what the last module makes of what the one before it makes, and so on."""
+        norm: Any = None  # a normalisation that may take the activation behind it into its own pass
         for module in self._modules.values():
-            if module._hooks is None and type(module).__call__ is Module.__call__:  # then the call is its forward
-                input = module.forward(input)
-            else:
+            kind = type(module)
+            if norm is not None:
+                activation = FUSED.get(kind)
+                if activation is not None and _as_it_comes(module):
+                    input, norm = norm.forward_activated(input, activation), None
+                    continue
+                input, norm = norm.forward(input), None
+            if module._hooks is not None or kind.__call__ is not Module.__call__:
                 input = module(input)
-        return input
+            elif kind in NORMS and "forward" not in module.__dict__ and module.activation == "none":
+                norm = module
+            else:
+                input = module.forward(input)  # as the call does where there are no hooks
+        return input if norm is None else norm.forward(input)
+
+
+NORMS = {BatchNorm1d, BatchNorm2d, BatchNorm3d}
+FUSED: dict[type[Module], str] = {ReLU: "relu", Sigmoid: "sigmoid"}
+
+
+def _as_it_comes(module: Module) -> bool:
+    """Whether calling a module runs its class's forward and nothing else."""
+    return module._hooks is None and "forward" not in module.__dict__
 
 
 class ModuleList(_Numbered):
