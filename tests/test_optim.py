@@ -35,10 +35,24 @@ ADAM_OPTIONS: list[dict[str, Any]] = [
     {"amsgrad": True},
     {"amsgrad": True, "maximize": True, "weight_decay": 0.1},
 ]
+ADAGRAD_OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"lr_decay": 0.1, "weight_decay": 0.1},
+    {"initial_accumulator_value": 0.5, "eps": 1e-3, "maximize": True},
+]
+RMSPROP_OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"alpha": 0.9, "eps": 1e-3, "weight_decay": 0.1},
+    {"momentum": 0.9, "maximize": True},
+    {"centered": True, "alpha": 0.9},
+    {"centered": True, "momentum": 0.5, "weight_decay": 0.1},
+]
 CASES = [
     *(("SGD", {"lr": 0.1} | o) for o in SGD_OPTIONS),
     *(("Adam", {"lr": 0.01} | o) for o in ADAM_OPTIONS),
     *(("AdamW", {"lr": 0.01} | o) for o in ADAM_OPTIONS),
+    *(("Adagrad", {"lr": 0.1} | o) for o in ADAGRAD_OPTIONS),
+    *(("RMSprop", {"lr": 0.01} | o) for o in RMSPROP_OPTIONS),
 ]
 NAMES = [f"{name}-{'-'.join(f'{k}={v}' for k, v in o.items())}" for name, o in CASES]
 
@@ -105,10 +119,21 @@ def assert_same_state(ours: dict[str, Any], theirs: dict[str, Any], dtype: str) 
 
 
 @pytest.mark.peers
-def test_state_of_pytorch_is_loaded(dtype: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("SGD", {"momentum": 0.9}),
+        ("Adam", {}),
+        ("AdamW", {"amsgrad": True}),
+        ("Adagrad", {"lr_decay": 0.1}),
+        ("RMSprop", {"momentum": 0.5, "centered": True}),
+    ],
+)
+def test_state_of_pytorch_is_loaded(name: str, options: dict[str, Any], dtype: str) -> None:
+    """With its options: the optimiser's own are replaced."""
     torch = pytest.importorskip("torch")
     theirs = [torch.nn.Parameter(torch.from_numpy(a)) for a in starts(dtype)]
-    reference = torch.optim.Adam(theirs, lr=0.01)
+    reference = getattr(torch.optim, name)(theirs, lr=0.01, **options)
     for i in range(STEPS):
         for p, a in zip(theirs, gradients(dtype, i), strict=True):
             p.grad = torch.from_numpy(a)
@@ -118,7 +143,7 @@ def test_state_of_pytorch_is_loaded(dtype: str) -> None:
             middle = [p.detach().numpy().copy() for p in theirs]
     saved["state"] = {i: {k: v.numpy() for k, v in values.items()} for i, values in saved["state"].items()}
     ours = [tb.nn.Parameter(tb.tensor(a)) for a in middle]
-    optimiser = tb.optim.Adam(ours, lr=5.0)
+    optimiser = getattr(tb.optim, name)(ours, lr=5.0)
     optimiser.load_state_dict(saved)
     run(optimiser, ours, dtype, range(8, STEPS))
     for p, q in zip(ours, theirs, strict=True):
@@ -170,6 +195,40 @@ def test_first_adam_step_is_the_rate() -> None:
     np.testing.assert_allclose(p.detach().numpy(), [-0.25, 0.25, -0.25, 0.25], rtol=1e-12)
 
 
+def test_adagrad_against_its_formula() -> None:
+    """Its state is there from the start, of groups added later too, and is made anew where it was cleared."""
+    p, q = (tb.nn.Parameter(tb.tensor([1.0, -2.0], dtype=tb.float64)) for _ in range(2))
+    optimiser = tb.optim.Adagrad([p], lr=0.5, lr_decay=0.5, initial_accumulator_value=2.0, eps=0.25)
+    optimiser.add_param_group({"params": [q], "initial_accumulator_value": 7.0})
+    assert optimiser.state_dict()["state"][0]["sum"].tolist() == [2.0, 2.0]
+    assert optimiser.state_dict()["state"][1]["sum"].tolist() == [7.0, 7.0]
+    value, total = np.array([1.0, -2.0]), np.array([2.0, 2.0])
+    for t in range(3):
+        p.grad = tb.tensor([3.0, 4.0], dtype=tb.float64)
+        optimiser.step()
+        total = total + np.array([9.0, 16.0])
+        value = value - 0.5 / (1 + 0.5 * t) * np.array([3.0, 4.0]) / (np.sqrt(total) + 0.25)
+        np.testing.assert_allclose(p.detach().numpy(), value, rtol=1e-15)
+    optimiser.state.clear()
+    q.grad = tb.zeros(2, dtype=tb.float64)
+    optimiser.step()
+    assert optimiser.state[q]["sum"].tolist() == [7.0, 7.0]
+    assert optimiser.state[q]["step"].item() == 1.0
+
+
+def test_centred_rmsprop_where_rounding_would_go_below_zero(device: str) -> None:
+    """The variance of a gradient that stays the same is 0: no NaN, whatever the gradient."""
+    p = tb.nn.Parameter(tb.zeros(64, device=device))
+    optimiser = tb.optim.RMSprop([p], lr=1e-9, alpha=0.5, centered=True)
+    g = tb.tensor(np.random.default_rng(0).normal(size=64).astype(np.float32), device=device)
+    for _ in range(60):
+        p.grad = g
+        optimiser.step()
+        assert np.isfinite(p.detach().numpy()).all()
+    state = optimiser.state[p]
+    assert (state["square_avg"] < state["grad_avg"] * state["grad_avg"]).any().item()
+
+
 def test_momentum_switched_on_later() -> None:
     torch = pytest.importorskip("torch")
     ours = parameters("float64")
@@ -188,7 +247,7 @@ def test_momentum_switched_on_later() -> None:
         assert_near(p.detach().numpy(), q.detach().numpy(), "float64")
 
 
-@pytest.mark.parametrize("name", ["SGD", "Adam"])
+@pytest.mark.parametrize("name", ["SGD", "Adam", "Adagrad", "RMSprop"])
 def test_only_parameters_with_a_gradient_move(name: str, device: str) -> None:
     params = [tb.nn.Parameter(tb.ones(3, device=device)) for _ in range(3)]
     optimiser = getattr(tb.optim, name)(params, lr=0.1)
@@ -219,7 +278,7 @@ def test_mixed_dtypes_and_devices_in_one_group() -> None:
         assert p.tolist() == [1 - 0.25 - 0.375] * 3
 
 
-@pytest.mark.parametrize("name", ["SGD", "Adam"])
+@pytest.mark.parametrize("name", ["SGD", "Adam", "Adagrad", "RMSprop"])
 def test_strided_parameters_and_gradients(name: str, dtype: str, device: str) -> None:
     rng = np.random.default_rng(0)
     a, g = (np.asarray(rng.normal(size=(4, 6)), dtype) for _ in range(2))
@@ -356,6 +415,8 @@ ERRORS: list[tuple[str, Any, type[Exception], str]] = [
     ("decay", lambda: tb.optim.AdamW([leaf()], weight_decay=-1), ArgumentError, "AdamW: 'weight_decay' must be"),
     ("eps", lambda: tb.optim.Adam([leaf()], eps=-1), ArgumentError, "Adam: 'eps' must be at least 0"),
     ("betas", lambda: tb.optim.Adam([leaf()], betas=(0.9, 1.0)), ArgumentError, "Adam: 'betas' must be two numbers"),
+    ("lr decay", lambda: tb.optim.Adagrad([leaf()], lr_decay=-1), ArgumentError, "Adagrad: 'lr_decay' must be at"),
+    ("alpha", lambda: tb.optim.RMSprop([leaf()], alpha=-1), ArgumentError, "RMSprop: 'alpha' must be at least 0"),
     ("nesterov", lambda: tb.optim.SGD([leaf()], nesterov=True), ArgumentError, "SGD: 'nesterov' wants momentum"),
     ("empty", lambda: tb.optim.SGD([]), ArgumentError, "SGD: 'params' must have at least one parameter"),
     ("one tensor", lambda: tb.optim.SGD(leaf()), DTypeError, "must be a list of Tensors or of dicts. Got P"),

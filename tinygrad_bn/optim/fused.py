@@ -39,7 +39,14 @@ class Batch:
         table, params = self.table, self.params
         copies: list[Array] = []  # kept while the kernel runs
         if table.by_address:
-            table.point(GRADIENT, [_gradient_address(p, copies) for p in params])
+            addresses = []
+            for p in params:
+                leaf = p.node
+                if isinstance(leaf, Leaf) and leaf.spare is p._grad and leaf.address:
+                    addresses.append(leaf.address)
+                else:
+                    addresses.append(_gradient_address(p, copies))
+            table.point(GRADIENT, addresses)
         else:
             table.replace(GRADIENT, [dense(p._grad) for p in params])  # type: ignore[arg-type]  # all have one
         if self.loose:
@@ -49,17 +56,16 @@ class Batch:
             for p, array in zip(params, table.arrays[0], strict=True):
                 write_back(p, array)
         for p in params:
-            if p.storage is None:
+            storage = p.storage
+            if storage is None:
                 p.bump()
             else:
-                p.storage.version += 1
+                storage.version += 1
 
 
 def _gradient_address(p: Tensor, copies: list[Array]) -> int:
     """Where a parameter's gradient begins, made C-contiguous where it is not."""
     leaf, gradient = p.node, p._grad
-    if isinstance(leaf, Leaf) and leaf.spare is gradient and leaf.address:
-        return leaf.address
     array = dense(gradient)  # type: ignore[arg-type]  # only parameters with a gradient are in a table
     address = address_of(array)
     if isinstance(leaf, Leaf) and leaf.spare is gradient:
@@ -90,7 +96,7 @@ class Plan:
         if any(map(is_not, params, self.params)) or any(map(is_not, [p.array for p in params], self.arrays)):
             return False
         try:
-            found = [own[name] for own in [state[p] for p in params] for name in names]
+            found = [state[p][name] for p in params for name in names]
         except KeyError:
             return False
         return not any(map(is_not, found, self.state))

@@ -4,89 +4,29 @@ from __future__ import annotations
 
 import math
 import types
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from tinygrad_bn.errors import ArgumentError, DTypeError, expected, nearest, wrong
+from tinygrad_bn.errors import ArgumentError, expected, nearest, wrong
+from tinygrad_bn.optim.one_cycle import OneCycleLR
 from tinygrad_bn.optim.optimizer import Optimizer
+from tinygrad_bn.optim.plateau import ReduceLROnPlateau
+from tinygrad_bn.optim.schedule import LRScheduler
+from tinygrad_bn.optim.sequential import SequentialLR
 
-__all__ = ["CosineAnnealingLR", "LRScheduler", "LambdaLR", "StepLR"]
-
-
-class LRScheduler:
-    """The base of all schedules.
-
-    Parameters
-    ----------
-    optimizer : Optimizer
-    last_epoch : int
-        How often ``step()`` has been called before, less 1; -1 to begin.
-
-    Attributes
-    ----------
-    base_lrs : list of float
-        The groups' rates at the beginning.
-    last_epoch : int
-    """
-
-    def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
-        if not isinstance(optimizer, Optimizer):
-            raise DTypeError(wrong(type(self).__name__, "optimizer", "an Optimizer", type(optimizer).__name__))
-        self.optimizer = optimizer
-        op = type(self).__name__
-        for group in optimizer.param_groups:
-            if last_epoch == -1:
-                group.setdefault("initial_lr", group["lr"])
-            elif "initial_lr" not in group:
-                hint = "load the optimiser's state dict first"
-                raise ArgumentError(expected(op, "optimizer", "'initial_lr' in its groups", "none", hint))
-        self.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
-        self.last_epoch = last_epoch
-        self._step_count = 0
-        self._last_lr: list[float] = []
-        self._advance(begins=True)
-
-    def get_lr(self) -> list[float]:
-        """Return the rates of the groups after ``last_epoch`` steps, given the present ones."""
-        raise NotImplementedError  # abstract: each schedule states its rule
-
-    def get_last_lr(self) -> list[float]:
-        """Return the rates that the last step set."""
-        return self._last_lr
-
-    def step(self) -> None:
-        """Set the rates for the next epoch."""
-        if self._step_count == 1 and not self.optimizer.step_count:
-            warnings.warn(
-                f"{type(self).__name__}: step() was called before the optimiser's: the first rate is never used.",
-                UserWarning,
-                stacklevel=2,
-            )
-        self._advance(begins=False)
-
-    def _advance(self, begins: bool) -> None:
-        self._step_count += 1
-        self.last_epoch += 1
-        rates = self._first_lr() if begins else self.get_lr()
-        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
-        self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
-
-    def _first_lr(self) -> list[float]:
-        """The rates that construction sets."""
-        return self.get_lr()
-
-    def _present(self) -> list[float]:
-        return [group["lr"] for group in self.optimizer.param_groups]
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return everything but the optimiser."""
-        return {name: value for name, value in self.__dict__.items() if name != "optimizer"}
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Continue from what ``state_dict`` returned. The rates themselves are in the optimiser's state dict."""
-        self.__dict__.update(state_dict)
+__all__ = [
+    "CosineAnnealingLR",
+    "ExponentialLR",
+    "LRScheduler",
+    "LambdaLR",
+    "LinearLR",
+    "MultiStepLR",
+    "OneCycleLR",
+    "ReduceLROnPlateau",
+    "SequentialLR",
+    "StepLR",
+]
 
 
 class LambdaLR(LRScheduler):
@@ -156,6 +96,99 @@ class StepLR(LRScheduler):
         if self.last_epoch == 0 or self.last_epoch % self.step_size:
             return self._present()
         return [rate * self.gamma for rate in self._present()]
+
+
+class MultiStepLR(LRScheduler):
+    """At each milestone the rates are multiplied by ``gamma``; as often as it occurs among them.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+    milestones : iterable of int
+        Epochs.
+    gamma : float
+    last_epoch : int
+    """
+
+    milestones: Mapping[int, int]
+
+    def __init__(
+        self, optimizer: Optimizer, milestones: Iterable[int], gamma: float = 0.1, last_epoch: int = -1
+    ) -> None:
+        self.milestones = Counter(milestones)
+        self.gamma = gamma
+        super().__init__(optimizer, last_epoch)
+
+    def get_lr(self) -> list[float]:
+        """Return the present rates, times ``gamma`` at a milestone."""
+        times = self.milestones.get(self.last_epoch, 0)
+        return [rate * self.gamma**times for rate in self._present()] if times else self._present()
+
+
+class ExponentialLR(LRScheduler):
+    """Every epoch the rates are multiplied by ``gamma``.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+    gamma : float
+    last_epoch : int
+    """
+
+    def __init__(self, optimizer: Optimizer, gamma: float, last_epoch: int = -1) -> None:
+        self.gamma = gamma
+        super().__init__(optimizer, last_epoch)
+
+    def _first_lr(self) -> list[float]:
+        return self._present()
+
+    def get_lr(self) -> list[float]:
+        """Return the present rates times ``gamma``."""
+        return [rate * self.gamma for rate in self._present()]
+
+
+class LinearLR(LRScheduler):
+    """A factor of the first rates goes from ``start_factor`` to ``end_factor`` in equal steps, and stays there.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+    start_factor : float
+        Above 0, at most 1.
+    end_factor : float
+        From 0 to 1.
+    total_iters : int
+        The number of steps.
+    last_epoch : int
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        start_factor: float = 1 / 3,
+        end_factor: float = 1.0,
+        total_iters: int = 5,
+        last_epoch: int = -1,
+    ) -> None:
+        if not 0 < start_factor <= 1:
+            raise ArgumentError(wrong("LinearLR", "start_factor", "above 0 and at most 1", start_factor))
+        if not 0 <= end_factor <= 1:
+            raise ArgumentError(wrong("LinearLR", "end_factor", "from 0 to 1", end_factor))
+        self.start_factor = start_factor
+        self.end_factor = end_factor
+        self.total_iters = total_iters
+        super().__init__(optimizer, last_epoch)
+
+    def _first_lr(self) -> list[float]:
+        return self._present() if self.last_epoch else [rate * self.start_factor for rate in self._present()]
+
+    def get_lr(self) -> list[float]:
+        """Return the rates of this epoch, given those of the one before."""
+        if self.last_epoch > self.total_iters:
+            return self._present()
+        rise = self.end_factor - self.start_factor
+        factor = 1.0 + rise / (self.total_iters * self.start_factor + (self.last_epoch - 1) * rise)
+        return [rate * factor for rate in self._present()]
 
 
 class CosineAnnealingLR(LRScheduler):
