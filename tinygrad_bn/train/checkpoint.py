@@ -26,11 +26,14 @@ class Checkpoint:
         How the run was set up: numbers, strings, and lists and tuples of them.
     results : dict
         Of the epoch after which it was written; empty before the first.
+    training : dict or None
+        What continuing the run needs besides (``Training.state_dict``); None where there is nothing to continue.
     """
 
     model: Mapping[str, Tensor]
     config: dict[str, Any]
     results: dict[str, Any]
+    training: dict[str, Any] | None = None
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: str | os.PathLike[str]) -> None:
@@ -41,7 +44,9 @@ def save_checkpoint(checkpoint: Checkpoint, path: str | os.PathLike[str]) -> Non
     DataError
         If the file cannot be written.
     """
-    content = {"model": checkpoint.model, "config": checkpoint.config, "results": checkpoint.results}
+    content: dict[str, Any] = {"model": checkpoint.model, "config": checkpoint.config, "results": checkpoint.results}
+    if checkpoint.training is not None:
+        content["training"] = checkpoint.training
     save({"format": FORMAT, **content}, path)
 
 
@@ -56,4 +61,4 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     content = load(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise DataError(f"load_checkpoint: {os.fspath(path)}: no checkpoint: it lacks the entry '{FORMAT}'.")
-    return Checkpoint(content["model"], content["config"], content["results"])
+    return Checkpoint(content["model"], content["config"], content["results"], content.get("training"))

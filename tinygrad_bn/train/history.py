@@ -45,6 +45,23 @@ class EpochDone:
 
 
 @dataclass
+class Sums:
+    """What the steps of an epoch add up to: loss and correct answers, over ``count`` samples in ``steps`` steps."""
+
+    loss: float = 0.0
+    correct: int = 0
+    count: int = 0
+    steps: int = 0
+
+    def add(self, loss: float, correct: int, count: int) -> None:
+        """Add a step of that mean loss."""
+        self.loss += loss * count
+        self.correct += correct
+        self.count += count
+        self.steps += 1
+
+
+@dataclass
 class History:
     """The epochs of a training run.
 
@@ -53,10 +70,13 @@ class History:
     epochs : list of EpochDone
     interrupted : bool
         Whether it was stopped before its last epoch's end.
+    unfinished : Sums or None
+        Of the last epoch, where that was stopped: what ``fit`` needs to continue it.
     """
 
     epochs: list[EpochDone] = field(default_factory=list)
     interrupted: bool = False
+    unfinished: Sums | None = None
 
     def table(self) -> str:
         """Return the epochs as a table for people."""

@@ -1,43 +1,37 @@
-"""The main job: train on handwritten digits; evaluate what was kept."""
+"""The main job: train on pictures, continue what was stopped; evaluate what was kept."""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import asdict
-from math import prod
 from pathlib import Path
 
-from tinygrad_bn import nn, optim
 from tinygrad_bn.core.launch import get_num_threads
-from tinygrad_bn.core.random import manual_seed
-from tinygrad_bn.data import DataLoader, Split
-from tinygrad_bn.errors import ShapeError, TinygradError, wrong
+from tinygrad_bn.data import DataLoader
+from tinygrad_bn.errors import DataError, ShapeError, TinygradError, expected, wrong
+from tinygrad_bn.train.build import build, describe, evaluation_loader, network, title
 from tinygrad_bn.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from tinygrad_bn.train.config import Config, load_data
+from tinygrad_bn.train.config import PICTURES, PREFETCH, Config, load_data
 from tinygrad_bn.train.figure import draw
 from tinygrad_bn.train.history import EpochDone, History
 from tinygrad_bn.train.info import versions
-from tinygrad_bn.train.loop import Scores, StepDone, evaluate, fit
-from tinygrad_bn.train.models import mlp
+from tinygrad_bn.train.loop import Callback, Scores, StepDone, evaluate, fit
 from tinygrad_bn.train.progress import GracefulInterrupt, ProgressBar
+from tinygrad_bn.train.state import Training
 
 CHECKPOINT = "checkpoint.safetensors"
 HISTORY = "history.json"
 FIGURE = "figure.png"
-CLASSES = 10
-EVALUATION_BATCH = 1000
 INTERRUPTED = 130
 
 
 class Keeper:
-    """A callback of ``fit``: writes checkpoint and history before the first epoch and after each."""
+    """A callback of ``fit``: writes checkpoint and history after each epoch, or after the step that was the last."""
 
-    def __init__(self, model: nn.Module, config: Config, history: History, folder: Path) -> None:
-        self.model = model
+    def __init__(self, training: Training, config: Config, folder: Path) -> None:
+        self.training = training
         self.config = config
-        self.history = history
         self.folder = folder
-        self.keep({})
 
     def __call__(self, event: StepDone | EpochDone) -> None:
         if isinstance(event, EpochDone):
@@ -45,17 +39,17 @@ class Keeper:
 
     def keep(self, results: dict[str, object]) -> None:
         """Write both files, each by atomic rename."""
-        checkpoint = Checkpoint(self.model.state_dict(), asdict(self.config), results)
-        save_checkpoint(checkpoint, self.folder / CHECKPOINT)
+        state = self.training.model.state_dict(), asdict(self.config), results, self.training.state_dict()
+        save_checkpoint(Checkpoint(*state), self.folder / CHECKPOINT)
         self.keep_history()
 
     def keep_history(self) -> None:
         """Write the history alone."""
         about = {"config": asdict(self.config), "versions": versions(), "threads": get_num_threads()}
-        self.history.save(self.folder / HISTORY, **about)
+        self.training.history.save(self.folder / HISTORY, **about)
 
 
-def train(config: Config, folder: Path) -> int:
+def train(config: Config, folder: Path, prefetch: int = 0, resumed: Checkpoint | None = None) -> int:
     """Train as configured and leave checkpoint, history and figure in a folder; return the exit code.
 
     Parameters
@@ -63,26 +57,68 @@ def train(config: Config, folder: Path) -> int:
     config : Config
     folder : Path
         An existing folder; files of an earlier run are overwritten.
+    prefetch : int
+        How many batches a thread makes ahead.
+    resumed : Checkpoint, optional
+        Continue the run that wrote it.
+
+    Raises
+    ------
+    DataError
+        If the data cannot be read or have no training pictures, or the checkpoint cannot be continued.
     """
-    history = History()
     with GracefulInterrupt() as interrupt:
         split = load_data(config.data, config.data_dir)
-        model, optimizer = build(config, split)
-        loader, test = loaders(config, split)
-        keeper = Keeper(model, config, history, folder)
-        print(describe(config, split, model), flush=True)
+        if not len(split.train):
+            raise DataError(expected("train", "data", "training pictures", f"none for {config.data}"))
+        training, test = build(config, split, prefetch)
+        keeper = Keeper(training, config, folder)
+        if resumed is None:
+            keeper.keep({})
+        else:
+            _restore(training, resumed)
+        print(describe(config, split, training.model), flush=True)
         try:
-            with ProgressBar(config.epochs, len(loader)) as bar:
-                callbacks = (bar, keeper, interrupt)
-                fit(model, loader, optimizer, epochs=config.epochs, test=test, callbacks=callbacks, history=history)
+            _fit(training, config, test if len(split.test) else None, (keeper, interrupt))
         except KeyboardInterrupt:
-            history.interrupted = True
+            training.history.interrupted = True
             keeper.keep_history()
-    report(history, config, folder)
-    if not history.interrupted:
+    report(training.history, config, folder)
+    if not training.history.interrupted:
         return 0
-    print(f"interrupted: {folder / CHECKPOINT} holds the network {_reached(history)}", file=sys.stderr)
+    print(f"interrupted: {folder / CHECKPOINT} holds the network {_reached(training.history)}", file=sys.stderr)
+    print("Hint: the same command with --resume continues", file=sys.stderr)
     return INTERRUPTED
+
+
+def _restore(training: Training, resumed: Checkpoint) -> None:
+    if resumed.training is None:
+        want = "the state of a run, not of its network alone"
+        raise DataError(expected("train", "checkpoint", want, "a checkpoint of an earlier version"))
+    training.load_state_dict(resumed.model, resumed.training)
+
+
+def _fit(training: Training, config: Config, test: DataLoader | None, callbacks: tuple[Callback, ...]) -> None:
+    """What is left of the run."""
+    history, steps = training.history, len(training.loader)
+    begun = history.unfinished
+    done = len(history.epochs) - (begun is not None)
+    if done >= config.epochs:
+        print(f"nothing is left of its {config.epochs} epochs")
+        return
+    taken = done * steps + (begun.steps if begun is not None else 0)
+    with ProgressBar(config.epochs, steps, taken) as bar:
+        fit(
+            training.model,
+            training.loader,
+            training.optimizer,
+            epochs=config.epochs - done,
+            test=test,
+            scheduler=training.scheduler,
+            callbacks=(bar, *callbacks),
+            history=history,
+            unfinished=begun,
+        )
 
 
 def _reached(history: History) -> str:
@@ -92,47 +128,13 @@ def _reached(history: History) -> str:
     return f"of epoch {last.epoch} after step {last.steps} of {last.steps_planned}"
 
 
-def build(config: Config, split: Split) -> tuple[nn.Module, optim.Optimizer]:
-    """Return the configured network, its initial values drawn from the seed, and its optimiser."""
-    manual_seed(config.seed)
-    model = network(config, prod(split.train[0][0].shape))
-    if config.optimizer == "adam":
-        return model, optim.Adam(model.parameters(), lr=config.lr)
-    return model, optim.SGD(model.parameters(), lr=config.lr, momentum=config.momentum or 0.0)
-
-
-def network(config: Config, inputs: int) -> nn.Sequential:
-    """Return the configured network for so many input values."""
-    return mlp(inputs, config.hidden, CLASSES, config.norm, config.activation)
-
-
-def loaders(config: Config, split: Split) -> tuple[DataLoader, DataLoader]:
-    """Return the loaders of the two parts; batch norm cannot train on a last batch of one, which is left out."""
-    single = config.norm == "batch" and len(split.train) % config.batch_size == 1
-    train = DataLoader(split.train, config.batch_size, shuffle=True, drop_last=single, seed=config.seed)
-    return train, DataLoader(split.test, EVALUATION_BATCH)
-
-
-def describe(config: Config, split: Split, model: nn.Module) -> str:
-    """Return two lines on what is going to be trained."""
-    widths = "-".join(str(n) for n in (prod(split.train[0][0].shape), *config.hidden, CLASSES))
-    count = sum(p.numel() for p in model.parameters())
-    norm = "batch norm" if config.norm == "batch" else "no batch norm"
-    rate = f"learning rate {config.lr:g}" + ("" if config.momentum is None else f", momentum {config.momentum:g}")
-    return (
-        f"{config.data}: {len(split.train):,} training and {len(split.test):,} test pictures\n"
-        f"{config.model} {widths}, {config.activation}, {norm}: {count:,} parameters; "
-        f"{config.optimizer}, {rate}, batches of {config.batch_size}, seed {config.seed}"
-    )
-
-
 def report(history: History, config: Config, folder: Path) -> None:
     """Print the table, draw the figure where matplotlib is installed, and say which files there are."""
     print(history.table())
     files = [CHECKPOINT, HISTORY]
     if history.epochs:
         try:
-            draw(history, folder / FIGURE, f"{config.data}, {config.model}, {config.activation}, norm: {config.norm}")
+            draw(history, folder / FIGURE, f"{config.data}, {title(config)}")
             files.append(FIGURE)
         except TinygradError as error:
             print(f"no figure: {error}", file=sys.stderr)
@@ -161,15 +163,16 @@ def evaluate_checkpoint(path: Path, data: str | None, folder: str | None) -> Sco
     stored = load_checkpoint(path / CHECKPOINT if path.is_dir() else path)
     config = Config.of_dict(stored.config)
     name = config.data if data is None else data
+    if PICTURES[name] != PICTURES[config.data]:
+        want = f"a data set of pictures like those of {config.data}, which the network was trained on"
+        raise ShapeError(wrong("evaluate", "data", want, f"{name}, whose are {PICTURES[name]}"))
     split = load_data(name, config.data_dir if folder is None else folder)
-    inputs = prod(split.test[0][0].shape)
-    model = network(config, inputs)
+    model = network(config)
     try:
         model.load_state_dict(stored.model)
     except (ValueError, KeyError, RuntimeError) as error:
-        want = f"a data set of pictures like those of {config.data}, which the network was trained on"
-        raise ShapeError(wrong("evaluate", "data", want, f"{name}, {inputs} values each: {error}")) from None
-    scores = evaluate(model, DataLoader(split.test, EVALUATION_BATCH))
+        raise DataError(wrong("evaluate", "checkpoint", f"of the network {title(config)}", error)) from None
+    scores = evaluate(model, evaluation_loader(config, split, PREFETCH[name]))
     found = f"{100 * scores.accuracy:.2f} % ({scores.correct} of {scores.count})"
     print(f"{name}: test accuracy {found}, loss {scores.loss:.4f}")
     recorded = stored.results.get("test_accuracy")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
 
@@ -13,7 +13,8 @@ from tinygrad_bn.core.tensor import Tensor
 from tinygrad_bn.data import DataLoader
 from tinygrad_bn.errors import ArgumentError, expected, wrong
 from tinygrad_bn.optim import Optimizer
-from tinygrad_bn.train.history import EpochDone, History
+from tinygrad_bn.optim.lr_scheduler import ReduceLROnPlateau
+from tinygrad_bn.train.history import EpochDone, History, Sums
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
@@ -60,26 +61,6 @@ class Scores:
         return self.correct / self.count
 
 
-class _Running:
-    """Sums over samples."""
-
-    def __init__(self) -> None:
-        self.loss = 0.0
-        self.correct = 0
-        self.count = 0
-        self.steps = 0
-
-    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        n = logits.shape[0]
-        self.loss += loss.item() * n
-        self.correct += int((logits.detach().argmax(1) == labels).sum())
-        self.count += n
-        self.steps += 1
-
-    def scores(self) -> Scores:
-        return Scores(self.loss / self.count, self.correct, self.count)
-
-
 def fit(
     model: nn.Module,
     loader: DataLoader,
@@ -91,6 +72,7 @@ def fit(
     scheduler: Any = None,
     callbacks: Sequence[Callback] = (),
     history: History | None = None,
+    unfinished: Sums | None = None,
 ) -> History:
     """Train a classifier.
 
@@ -102,17 +84,22 @@ def fit(
         Gives pairs of inputs and class indices (N,).
     optimizer : Optimizer
     epochs : int
+        How many; one that is continued counts as well.
     criterion : callable, optional
         Maps logits and class indices to the mean loss; default: ``CrossEntropyLoss``.
     test : DataLoader, optional
         Evaluated after every epoch.
     scheduler : learning-rate schedule, optional
-        Its ``step`` is called after every epoch.
+        Its ``step`` is called after every epoch; that of a ``ReduceLROnPlateau`` with the test loss, or the training
+        loss where there is no test.
     callbacks : sequence of callables
         Each is called with a ``StepDone`` after every step and an ``EpochDone`` after every epoch; ``StopTraining``
         raised on a ``StepDone`` ends training after that step.
     history : History, optional
         The one to add to; default: a new one.
+    unfinished : Sums, optional
+        Continue the history's last epoch, which was stopped after a step: its sums so far, ``history.unfinished``. The
+        loader must give what is left of it (``DataLoader.load_state_dict``).
 
     Returns
     -------
@@ -129,32 +116,45 @@ def fit(
         raise ArgumentError(expected("fit", "loader", "at least one batch", "none"))
     record = History() if history is None else history
     measure = nn.CrossEntropyLoss() if criterion is None else criterion
-    first = len(record.epochs) + 1
+    first = len(record.epochs) + (unfinished is None)
     for number in range(first, first + epochs):
         started = perf_counter()
-        running = _Running()
+        running = Sums() if unfinished is None or number > first else replace(unfinished)
         record.interrupted = _train(model, loader, optimizer, measure, number, running, callbacks)
+        record.unfinished = running if record.interrupted else None
         scores = None if test is None else evaluate(model, test, measure)
-        record.epochs.append(_results(number, running, len(loader), scores, optimizer, perf_counter() - started))
+        record.epochs[number - 1 :] = [
+            _results(number, running, len(loader), scores, optimizer, perf_counter() - started)
+        ]
+        if scheduler is not None and not record.interrupted:
+            _step(scheduler, record.epochs[-1])
         for callback in callbacks:
             callback(record.epochs[-1])
         if record.interrupted:
             break
-        if scheduler is not None:
-            scheduler.step()
     return record
 
 
+def _step(scheduler: Any, done: EpochDone) -> None:
+    if isinstance(scheduler, ReduceLROnPlateau):
+        scheduler.step(done.train_loss if done.test_loss is None else done.test_loss)
+    else:
+        scheduler.step()
+
+
+def _correct(logits: Tensor, labels: Tensor) -> int:
+    return int((logits.detach().argmax(1) == labels).sum())
+
+
 def _results(
-    number: int, running: _Running, planned: int, test: Scores | None, optimizer: Optimizer, seconds: float
+    number: int, running: Sums, planned: int, test: Scores | None, optimizer: Optimizer, seconds: float
 ) -> EpochDone:
-    train = running.scores()
     return EpochDone(
         epoch=number,
         steps=running.steps,
         steps_planned=planned,
-        train_loss=train.loss,
-        train_accuracy=train.accuracy,
+        train_loss=running.loss / running.count,
+        train_accuracy=running.correct / running.count,
         test_loss=None if test is None else test.loss,
         test_accuracy=None if test is None else test.accuracy,
         learning_rate=float(optimizer.param_groups[0]["lr"]),
@@ -168,7 +168,7 @@ def _train(
     optimizer: Optimizer,
     criterion: Criterion,
     epoch: int,
-    running: _Running,
+    running: Sums,
     callbacks: Sequence[Callback],
 ) -> bool:
     """Train for an epoch; return whether a callback stopped it."""
@@ -181,7 +181,7 @@ def _train(
             loss = criterion(logits, labels)
             loss.backward()
             optimizer.step()
-            running.add(loss, logits, labels)
+            running.add(loss.item(), _correct(logits, labels), logits.shape[0])
             done = StepDone(epoch, running.steps, steps, running.loss / running.count, running.correct / running.count)
             for callback in callbacks:
                 callback(done)
@@ -207,16 +207,16 @@ def evaluate(model: nn.Module, loader: DataLoader, criterion: Criterion | None =
         If the loader has no batches.
     """
     measure = nn.CrossEntropyLoss() if criterion is None else criterion
-    running = _Running()
+    running = Sums()
     training = model.training
     model.eval()
     try:
         with no_grad():
             for inputs, labels in loader:
                 logits = model(inputs)
-                running.add(measure(logits, labels), logits, labels)
+                running.add(measure(logits, labels).item(), _correct(logits, labels), logits.shape[0])
     finally:
         model.train(training)
     if not running.count:
         raise ArgumentError(expected("evaluate", "loader", "at least one sample", "none"))
-    return running.scores()
+    return Scores(running.loss / running.count, running.correct, running.count)

@@ -25,13 +25,17 @@ class ProgressBar:
     ----------
     epochs, steps : int
         Epochs, and steps of each.
+    done : int
+        Steps that were taken in an earlier run.
     """
 
-    def __init__(self, epochs: int, steps: int) -> None:
+    def __init__(self, epochs: int, steps: int, done: int = 0) -> None:
         self.epochs = epochs
+        self.done = done
         interval = 0.1 if sys.stderr.isatty() else 10.0
         total = epochs * steps
-        self.bar = tqdm(total=total, bar_format=FORMAT, unit="step", mininterval=interval, smoothing=0, desc="epoch 1")
+        options = {"bar_format": FORMAT, "unit": "step", "mininterval": interval, "smoothing": 0}
+        self.bar = tqdm(total=total, initial=done, desc=f"epoch {1 + done // max(steps, 1)}", **options)
 
     def __call__(self, event: StepDone | EpochDone) -> None:
         if isinstance(event, EpochDone):
@@ -41,12 +45,12 @@ class ProgressBar:
             running = f"loss {event.loss:.4f}, accuracy {100 * event.accuracy:.2f} %"
             self.bar.set_postfix_str(running, refresh=False)
         self.bar.update(1)
-        if self.bar.n == 1:
+        if self.bar.n == self.done + 1:
             self._start_clock()
 
     def _start_clock(self) -> None:
         """Judge the time to go without the first step, which may have compiled kernels."""
-        self.bar.initial = 1
+        self.bar.initial = self.bar.n
         self.bar.start_t = self.bar.last_print_t = time()
 
     def __enter__(self) -> ProgressBar:
