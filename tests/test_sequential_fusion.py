@@ -13,7 +13,7 @@ import tinygrad_bn as tb
 from tinygrad_bn import nn
 from tinygrad_bn.core import launch
 from tinygrad_bn.kernels.spec import Kernel
-from tinygrad_bn.testing import assert_close
+from tinygrad_bn.testing import assert_close, check_vjp
 
 pytestmark = [pytest.mark.jit_off]
 ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid}
@@ -76,6 +76,68 @@ def test_fused_as_one_after_the_other(kind: str, training: bool, dtype: str, dev
         found.append([np.array(t.detach()) for t in (y, x.grad, *gradients, *net.buffers())])
     for a, b in zip(*found, strict=True):
         assert_close(a, b, 1e-5 if dtype == "float32" else 1e-13)
+
+
+@pytest.mark.parametrize("kind", [*ACTIVATIONS, "none"])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_linear_layer_ahead_of_it(kind: str, first: bool, dtype: str, device: str) -> None:
+    """One launch forward beside the running statistics', whether or not the input wants a gradient."""
+    tail = [ACTIVATIONS[kind]()] if kind in ACTIVATIONS else []
+    net = nn.Sequential(nn.Linear(4, 3, bias=False), nn.BatchNorm1d(3), *tail).to(getattr(tb, dtype)).to(device)
+    found = []
+    for fused in (True, False):
+        net[1].reset_running_stats()
+        net.zero_grad()
+        x = data(6, 4, dtype=dtype).to(device=device).requires_grad_(not first)
+        if fused:
+            assert launched(lambda x=x: net(x)) == ["linear_batch_norm", "batch_norm_update"]
+            net[1].reset_running_stats()
+        y = net(x) if fused else x
+        for module in () if fused else net:
+            y = module(y)
+        y.backward(data(6, 3, dtype=dtype, seed=1).to(device=device))
+        gradients = [p.grad for p in net.parameters()] + ([] if first else [x.grad])
+        found.append([np.array(t.detach()) for t in (y, *gradients, *net.buffers())])
+    for a, b in zip(*found, strict=True):
+        assert_close(a, b, 1e-5 if dtype == "float32" else 1e-13)
+
+
+UNFUSED: dict[str, Callable[[nn.Sequential], Any]] = {
+    "evaluation": lambda net: net.eval(),
+    "a bias": lambda net: setattr(net, "0", nn.Linear(4, 3)),
+    "frozen statistics": lambda net: setattr(net[1], "update_stats", False),
+    "running statistics chosen": lambda net: setattr(net[1], "use_batch_stats", False),
+    "none kept": lambda net: setattr(net, "1", nn.BatchNorm1d(3, track_running_stats=False)),
+    "no affine": lambda net: setattr(net, "1", nn.BatchNorm1d(3, affine=False)),
+    "a hook": lambda net: net[0].register_forward_hook(lambda m, a, y: None),
+    "a weight that is a view": lambda net: setattr(net[0], "weight", nn.Parameter(data(4, 3).T)),
+}
+
+
+@pytest.mark.parametrize("change", UNFUSED)
+def test_what_is_run_one_by_one(change: str) -> None:
+    net = nn.Sequential(nn.Linear(4, 3, bias=False), nn.BatchNorm1d(3), nn.ReLU())
+    UNFUSED[change](net)
+    assert "linear_batch_norm" not in launched(lambda: net(data(6, 4)))
+
+
+@pytest.mark.parametrize("shape", [(300, 4), (2, 3, 4), (0, 4)])
+def test_inputs_that_are_run_one_by_one(shape: tuple[int, ...]) -> None:
+    net = nn.Sequential(nn.Linear(4, 3, bias=False), nn.BatchNorm1d(3), nn.ReLU())
+    assert "linear_batch_norm" not in launched(lambda: net(data(*shape)))
+
+
+def test_second_derivatives_through_the_chain() -> None:
+    net = nn.Sequential(nn.Linear(4, 3, bias=False), nn.BatchNorm1d(3), nn.Sigmoid()).double()
+    tensors = [data(6, 4, dtype="float64"), *[p.detach() for p in net.parameters()]]
+
+    def call(x: tb.Tensor, *parameters: tb.Tensor) -> tb.Tensor:
+        for (name, _), value in zip(list(net.named_parameters()), parameters, strict=True):
+            owner = net.get_submodule(name.split(".")[0])
+            owner.__dict__[name.split(".")[1]] = value
+        return net(x)  # type: ignore[no-any-return]
+
+    check_vjp(call, tensors, order=2)
 
 
 def test_what_stands_elsewhere_is_run_as_it_is() -> None:

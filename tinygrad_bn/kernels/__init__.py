@@ -23,6 +23,7 @@ TOPICS = (
     "convolution",
     "image",
     "indexing",
+    "linear_norm",
     "random",
     "optim",
     "pooling",

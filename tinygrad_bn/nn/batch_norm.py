@@ -23,6 +23,7 @@ from tinygrad_bn.nn.module import Module
 from tinygrad_bn.nn.parameter import Parameter, make
 from tinygrad_bn.ops._common import is_tensor
 from tinygrad_bn.ops.batch_norm import ACTIVATIONS, batch_norm_eval, batch_norm_train
+from tinygrad_bn.ops.linear_norm import linear_batch_norm, linear_norm_fits
 
 
 class BatchNorm(Module):
@@ -136,6 +137,26 @@ class BatchNorm(Module):
         y, statistics = checked_train(input, self.weight, self.bias, mean, var, float(self.eps), activation)
         commit(statistics, mean, var, self.momentum, self.unbiased, self.num_batches_tracked, self._skipped)
         return y
+
+    def forward_linear(self, linear: Any, input: Tensor, activation: str) -> Tensor:
+        """Return ``forward_activated(linear(input), activation)``: one operation where that is to be had.
+
+        ``linear`` is a Linear layer. It is one operation in training, without a bias ahead of the normalisation, for up
+        to 256 rows.
+        """
+        mean, var = self.running_mean, self.running_var
+        if (
+            linear.bias is None
+            and self.training
+            and self.update_stats
+            and self.use_batch_stats is None
+            and linear_norm_fits(input, linear.weight, self.weight, self.bias, mean, var)
+        ):
+            arguments: Any = (input, linear.weight, self.weight, self.bias, float(self.eps), activation)
+            y, statistics = linear_batch_norm(*arguments)
+            commit(statistics, mean, var, self.momentum, self.unbiased, self.num_batches_tracked, self._skipped)  # type: ignore[arg-type]  # both fit
+            return y
+        return self.forward_activated(linear.forward(input), activation)
 
     @property
     def _name(self) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Self, overload
 from tinygrad_bn.errors import DTypeError, IndexRangeError, wrong
 from tinygrad_bn.nn.activation import ReLU, Sigmoid
 from tinygrad_bn.nn.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from tinygrad_bn.nn.linear import Linear
 from tinygrad_bn.nn.module import Module
 
 
@@ -92,8 +93,8 @@ def _is_module(op: str, module: object) -> Module:
 class Sequential(_Numbered):
     """Modules that are run one after the other.
 
-    A batch normalisation and a ReLU or Sigmoid behind it are run as one pass over memory, forward and backward, unless
-    one of the two has hooks.
+    A batch normalisation and a ReLU or Sigmoid behind it are run as one pass over memory, forward and backward, and
+    with a Linear layer without a bias ahead of them as one operation, unless a module has hooks.
 
     Parameters
     ----------
@@ -121,31 +122,39 @@ class Sequential(_Numbered):
 
     def forward(self, input: Any) -> Any:
         """Return what the last module makes of what the one before it makes, and so on."""
-        norm: Any = None  # a normalisation that may take the activation behind it into its own pass
+        linear: Any = None  # a layer that waits for the normalisation behind it
+        norm: Any = None  # a normalisation that waits for the activation behind it
         for module in self._modules.values():
             kind = type(module)
+            own = module._hooks is not None or kind.__call__ is not Module.__call__ or "forward" in module.__dict__
             if norm is not None:
-                activation = FUSED.get(kind)
-                if activation is not None and _as_it_comes(module):
-                    input, norm = norm.forward_activated(input, activation), None
+                activation = None if own else FUSED.get(kind)
+                input = _normalised(norm, linear, input, activation or "none")
+                linear = norm = None
+                if activation is not None:
                     continue
-                input, norm = norm.forward(input), None
-            if module._hooks is not None or kind.__call__ is not Module.__call__:
-                input = module(input)
-            elif kind in NORMS and "forward" not in module.__dict__ and module.activation == "none":
+            if not own and kind in NORMS and module.activation == "none":
                 norm = module
+                continue
+            if linear is not None:
+                input, linear = linear.forward(input), None
+            if not own and kind is Linear:
+                linear = module
             else:
-                input = module.forward(input)  # as the call does where there are no hooks
-        return input if norm is None else norm.forward(input)
+                input = module(input)
+        if norm is not None:
+            return _normalised(norm, linear, input, "none")
+        return input if linear is None else linear.forward(input)
+
+
+def _normalised(norm: Any, linear: Any, input: Any, activation: str) -> Any:
+    if linear is not None:
+        return norm.forward_linear(linear, input, activation)
+    return norm.forward_activated(input, activation)
 
 
 NORMS = {BatchNorm1d, BatchNorm2d, BatchNorm3d}
 FUSED: dict[type[Module], str] = {ReLU: "relu", Sigmoid: "sigmoid"}
-
-
-def _as_it_comes(module: Module) -> bool:
-    """Whether calling a module runs its class's forward and nothing else."""
-    return module._hooks is None and "forward" not in module.__dict__
 
 
 class ModuleList(_Numbered):

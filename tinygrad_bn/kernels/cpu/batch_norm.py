@@ -19,13 +19,14 @@ from numba import prange
 from tinygrad_bn.kernels.cpu._jit import jit, parallel
 from tinygrad_bn.kernels.cpu.bn_columns import (
     BLOCK,
-    block_statistics,
-    block_sums,
+    block_backward,
+    block_forward,
     columns_apply,
     columns_gradient,
     columns_slope,
     columns_statistics,
     columns_sums,
+    register_or,
 )
 from tinygrad_bn.kernels.cpu.bn_rows import (
     RELU,
@@ -37,7 +38,7 @@ from tinygrad_bn.kernels.cpu.bn_rows import (
     rows_statistics,
     rows_sums,
 )
-from tinygrad_bn.kernels.cpu.simd import lanes, load_first, splat, sqrt, store_first, zeros
+from tinygrad_bn.kernels.cpu.simd import lanes, load_first, sqrt, zeros
 
 GRAIN = 1 << 14
 
@@ -46,12 +47,6 @@ GRAIN = 1 << 14
 def at_or(values: Any, c: Any, default: Any) -> Any:
     """values[c], or a default where values is empty."""
     return values[c] if values.size else values.dtype.type(default)
-
-
-@jit(inline=True)
-def register_or(values: Any, c: Any, n: Any, default: Any) -> Any:
-    """The first n of values from c on, or a default where values is empty."""
-    return load_first(values, c, n) if values.size else splat(values.dtype.type(default))
 
 
 @jit(inline=True)
@@ -102,10 +97,7 @@ def batch_norm_train(
         for t in prange(-(-channels // width)):
             c0 = t * width
             n = min(width, channels - c0)
-            block_statistics(fx, channels, c0, n, samples, eps, rows)
-            h, e = load_first(rows, c0, n), load_first(rows, channels + c0, n)
-            gain = load_first(rows, 3 * channels + c0, n) * register_or(weight, c0, n, 1)
-            columns_apply(fx, fy, channels, c0, n, 0, samples, h, e, gain, register_or(bias, c0, n, 0), act)
+            block_forward(fx, fy, channels, c0, n, samples, eps, weight, bias, act, rows)
     else:
         width = lanes(fx)
         registers = -(-channels // width)
@@ -179,21 +171,11 @@ def batch_norm_backward(
                 rows_gradient(source, fx, fgx, c, channels, length, n0, n1, hi, lo, gain, beta, mask, k1, k2)
     elif cuts == 1 and samples <= BLOCK:
         width = lanes(fx)
+        rows = statistics.reshape(-1)
         for t in prange(-(-channels // width)):
             c0 = t * width
             n = min(width, channels - c0)
-            r = load_first(invstd, c0, n)
-            gain = r * register_or(weight, c0, n, 1)
-            beta = register_or(bias, c0, n, 0)
-            h, e = load_first(mean, c0, n), load_first(mean_lo, c0, n)
-            if act == SIGMOID:
-                columns_slope(fgy, fx, fgx, channels, c0, n, 0, samples, h, e, gain, beta)
-            s, q = block_sums(source, fx, channels, c0, n, 0, samples, h, e, gain, beta, mask)
-            store_first(gbias, c0, s, n)
-            store_first(gweight, c0, q * r, n)
-            k1 = s / x.dtype.type(count)
-            k2 = q * r * r / x.dtype.type(count)
-            columns_gradient(source, fx, fgx, channels, c0, n, 0, samples, h, e, gain, beta, mask, k1, k2)
+            block_backward(fgy, fx, fgx, channels, c0, n, samples, rows, weight, bias, act, gweight, gbias)
     else:
         width = lanes(fx)
         registers = -(-channels // width)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_bn.kernels.cpu._jit import jit
-from tinygrad_bn.kernels.cpu.bn_rows import SIGMOID, merge, sigmoid, sigmoid_slope
+from tinygrad_bn.kernels.cpu.bn_rows import RELU, SIGMOID, merge, sigmoid, sigmoid_slope
 from tinygrad_bn.kernels.cpu.simd import (
     fma,
     lane,
@@ -187,3 +187,43 @@ def columns_gradient(
         if act:
             g = where_positive(fma(d, gain, beta), g)
         store_first(gx, i, gain * ((g - k1) - d * k2), n)
+
+
+@jit(inline=True)
+def register_or(values: Any, c: Any, n: Any, default: Any) -> Any:
+    """The first n of values from c on, or a default where values is empty."""
+    return load_first(values, c, n) if values.size else splat(values.dtype.type(default))
+
+
+@jit()
+def block_forward(
+    x: Any, y: Any, channels: Any, c0: Any, n: Any, samples: Any, eps: Any, weight: Any, bias: Any, act: Any,
+    statistics: Any,
+) -> None:  # fmt: skip
+    """Statistics and output of the n channels of one register, of a batch that is a single block."""
+    block_statistics(x, channels, c0, n, samples, eps, statistics)
+    h, e = load_first(statistics, c0, n), load_first(statistics, channels + c0, n)
+    gain = load_first(statistics, 3 * channels + c0, n) * register_or(weight, c0, n, 1)
+    columns_apply(x, y, channels, c0, n, 0, samples, h, e, gain, register_or(bias, c0, n, 0), act)
+
+
+@jit()
+def block_backward(
+    gy: Any, x: Any, gx: Any, channels: Any, c0: Any, n: Any, samples: Any, statistics: Any, weight: Any, bias: Any,
+    act: Any, gweight: Any, gbias: Any,
+) -> None:  # fmt: skip
+    """The three gradients of the n channels of one register, of a batch that is a single block."""
+    r = load_first(statistics, 3 * channels + c0, n)
+    gain = r * register_or(weight, c0, n, 1)
+    beta = register_or(bias, c0, n, 0)
+    h, e = load_first(statistics, c0, n), load_first(statistics, channels + c0, n)
+    count = x.dtype.type(samples)
+    mask = 1 if act == RELU else 0
+    source = gx if act == SIGMOID else gy  # gy σ'(z) waits where gx will be
+    if act == SIGMOID:
+        columns_slope(gy, x, gx, channels, c0, n, 0, samples, h, e, gain, beta)
+    s, q = block_sums(source, x, channels, c0, n, 0, samples, h, e, gain, beta, mask)
+    store_first(gbias, c0, s, n)
+    store_first(gweight, c0, q * r, n)
+    k1, k2 = s / count, q * r * r / count
+    columns_gradient(source, x, gx, channels, c0, n, 0, samples, h, e, gain, beta, mask, k1, k2)
