@@ -64,6 +64,8 @@ def batch_norm(
     ----------
     Ioffe & Szegedy 2015 (arXiv:1502.03167).
     """
+    if training and running_mean is None is running_var:
+        return checked_train(input, weight, bias, None, None, float(eps), "none")[0]
     return batch_norm_act(input, running_mean, running_var, weight, bias, training, momentum, eps, "none")
 
 

@@ -47,6 +47,8 @@ def add(input: Operand, other: Operand, *, alpha: Scalar = 1) -> Tensor:
         other = mul(other, alpha)
     x, y = pair("add", input, other)
     out = run_binary("add", x.device.kernels.add, x, y, x.dtype)
+    if x.node is None and y.node is None:
+        return out
     return record(Add, out, (x, y), constants=(x.array.shape, y.array.shape))
 
 
@@ -67,6 +69,8 @@ def sub(input: Operand, other: Operand, *, alpha: Scalar = 1) -> Tensor:
         other = mul(other, alpha)
     x, y = pair("sub", input, other)
     out = run_binary("sub", x.device.kernels.sub, x, y, x.dtype)
+    if x.node is None and y.node is None:
+        return out
     return record(Sub, out, (x, y), constants=(x.array.shape, y.array.shape))
 
 
@@ -87,6 +91,8 @@ def mul(input: Operand, other: Operand) -> Tensor:
     """Return input · other."""
     x, y = pair("mul", input, other)
     out = run_binary("mul", x.device.kernels.mul, x, y, x.dtype)
+    if x.node is None and y.node is None:
+        return out
     saved = (x if y.node is not None else NOTHING, y if x.node is not None else NOTHING)
     return record(Mul, out, (x, y), saved, (x.array.shape, y.array.shape))
 

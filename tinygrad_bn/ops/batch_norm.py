@@ -125,9 +125,10 @@ def train_unchecked(
     act = ACTIVATIONS.get(activation)
     if act is None:
         act = _activation("batch_norm", activation)
-    shape, dtype, device = x.array.shape, x.dtype, x.device
+    array, dtype, device = x.array, x.dtype, x.device
+    shape = array.shape
     channels = shape[1]
-    count = x.array.size // channels if channels else 0
+    count = array.size // channels if channels else 0
     if count == 1:
         raise ArgumentError(
             f"batch_norm: 'input' must have more than one value a channel in training. Got shape {shape}.\n"
@@ -142,10 +143,8 @@ def train_unchecked(
         gain = w.array if w.contiguous_array else plain(w)
         beta = b.array if b.contiguous_array else plain(b)
         launch(device.kernels.batch_norm_train, view, gain, beta, eps, act, out, rows, scratch(x, view))
-    if mode.grad:
-        nodes = nodes_of(BatchNormTrain, x, w, b)
-        if nodes is not None:
-            y.node = BatchNormTrain(nodes, (x, w, b), (statistics, eps, activation))
+    if mode.grad and (x.node is not None or w.node is not None or b.node is not None):
+        y.node = BatchNormTrain(nodes_of(BatchNormTrain, x, w, b) or (), (x, w, b), (statistics, eps, activation))
     return y, statistics
 
 
