@@ -12,11 +12,6 @@ from problems import HOT, MAKERS, SCALES, SINGLE, Arguments, Array, blank
 from tinygrad_bn.kernels import winograd
 
 
-def lot(n: int) -> int:
-    """The least multiple of a register's lanes, at most, that holds n."""
-    return -(-n // winograd.LANES) * winograd.LANES
-
-
 @st.composite
 def transformed(draw: st.DrawFn, name: str, dtype: str) -> Arguments:
     n, c, k = draw(st.integers(1, 3)), draw(st.integers(1, 20)), draw(st.integers(1, 40))
@@ -60,17 +55,22 @@ def problem(
                 "left": before[1],
                 "down": down,
                 "across": across,
-                "work": blank((lot(c) // 4, winograd.patch_work()), f4),
-                "v": blank((36, tiles, lot(c)), f4),
+                "work": blank((c, winograd.line_work()), f4),
+                "v": blank((36, c | 1, tiles), f4),
             }
         case "winograd_results":
-            work = blank((k, 24 * winograd.BLOCK), f4)
-            return {"gy": values(n, k, *out), "first": first, "work": work, "m": blank((36, k, tiles), f4)}
+            work = blank((k, winograd.line_work()), f4)
+            return {"gy": values(n, k, *out), "first": first, "work": work, "m": blank((36, k | 1, tiles), f4)}
         case "winograd_accumulate":
-            u = values(36, k, lot(c))
-            return {"m": values(36, k, tiles), "v": values(36, tiles, lot(c)), "added": draw(st.booleans()), "u": u}
+            return {
+                "m": values(36, k | 1, tiles),
+                "v": values(36, c | 1, tiles),
+                "added": draw(st.booleans()),
+                "term": blank((36, k, c), f4),
+                "u": values(36, k, c),
+            }
         case _:
-            return {"u": values(36, k, lot(c)), "gw": blank((k, c, 3, 3), f4)}
+            return {"u": values(36, k, c), "gw": blank((k, c, 3, 3), f4)}
 
 
 KERNELS = (
@@ -134,17 +134,23 @@ def _large() -> dict[str, Any]:
             "left": 1,
             "down": 9,
             "across": 11,
-            "work": blank((12, winograd.patch_work()), f4),
-            "v": blank((36, 96, 48), f4),
+            "work": blank((33, winograd.line_work()), f4),
+            "v": blank((36, 33, 96), f4),
         },
         "winograd_results": lambda: {
             "gy": f(5, 33, 33, 41),
             "first": 48,
-            "work": blank((33, 24 * winograd.BLOCK), f4),
+            "work": blank((33, winograd.line_work()), f4),
             "m": blank((36, 33, 96), f4),
         },
-        "winograd_accumulate": lambda: {"m": f(36, 33, 96), "v": f(36, 96, 48), "added": False, "u": f(36, 33, 48)},
-        "winograd_filter_gradient": lambda: {"u": f(36, 40, 48), "gw": blank((40, 33, 3, 3), f4)},
+        "winograd_accumulate": lambda: {
+            "m": f(36, 33, 96),
+            "v": f(36, 48, 96),
+            "added": True,
+            "term": blank((36, 33, 48), f4),
+            "u": f(36, 33, 48),
+        },
+        "winograd_filter_gradient": lambda: {"u": f(36, 40, 33), "gw": blank((40, 33, 3, 3), f4)},
     }
 
 

@@ -69,7 +69,6 @@ def reordered(a: Any, out: Any) -> None:
     simd.store(out, 0, shuffles.load_every(a, 2, 1, 4))
     simd.store(out, w, shuffles.load_every(a, 0, 8, 9))
     shuffles.store_every4(out, 2 * w, simd.load(a, 0), simd.load(a, w), simd.load(a, 2 * w), simd.load(a, 3 * w))
-    shuffles.transpose(a, 1, w + 1, out, 6 * w, w)
 
 
 @jit()
@@ -135,13 +134,11 @@ def test_partial_access_touches_no_more_than_it_says(dtype: str, i: int, n: int)
 def test_moves_that_reorder(dtype: str) -> None:
     w = LANES[dtype]
     a = np.arange(w * max(w + 2, 10), dtype=dtype)
-    out = np.full(6 * w + w * w, -1.0, dtype)
+    out = np.full(6 * w, -1.0, dtype)
     reordered(a, out)
     np.testing.assert_array_equal(out[:w], a[3 : 3 + 4 * w : 4])
     np.testing.assert_array_equal(out[w : 2 * w], a[8 : 8 + 9 * w : 9][:w])
-    np.testing.assert_array_equal(out[2 * w : 6 * w], a[: 4 * w].reshape(4, w).T.ravel())
-    rows = np.stack([a[1 + r * (w + 1) :][:w] for r in range(w)])
-    np.testing.assert_array_equal(out[6 * w :].reshape(w, w), rows.T)
+    np.testing.assert_array_equal(out[2 * w :], a[: 4 * w].reshape(4, w).T.ravel())
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -114,7 +114,7 @@ def winograd_all(n: int, c: int, k: int, side: tuple[int, int], pad: int) -> Non
         return np.ones(shape, np.float32)
 
     (h, w), (rows, columns) = side, (side[0] + 2 * pad - 2, side[1] + 2 * pad - 2)
-    down, across, lot = -(-rows // 4), -(-columns // 4), -(-c // winograd.LANES) * winograd.LANES
+    down, across = -(-rows // 4), -(-columns // 4)
     work, block = ones(1, winograd.block_work(c, k)), winograd.BLOCK
     run("winograd_filters", ones(k, c, 3, 3), False, ones(36, k, c))
     run(
@@ -128,11 +128,11 @@ def winograd_all(n: int, c: int, k: int, side: tuple[int, int], pad: int) -> Non
         work,
         ones(n, k, rows, columns),
     )
-    v, m, u = ones(36, block, lot), ones(36, k, block), ones(36, k, lot)
-    patch_work, result_work = ones(lot // 4, winograd.patch_work()), ones(k, 24 * block)
+    v, m, u = ones(36, c, block), ones(36, k, block), ones(36, k, c)
+    patch_work, result_work = ones(c, winograd.line_work()), ones(k, winograd.line_work())
     run("winograd_patches", ones(n, c, h, w), 0, pad, pad, down, across, patch_work, v)
     run("winograd_results", ones(n, k, rows, columns), 0, result_work, m)
-    run("winograd_accumulate", m, v, True, u)
+    run("winograd_accumulate", m, v, True, u.copy(), u)
     run("winograd_filter_gradient", u, ones(k, c, 3, 3))
 
 

@@ -20,12 +20,7 @@ LANES = 16  # of a register, at most
 
 def block_work(inputs: int, outputs: int) -> int:
     """Elements of workspace that one share of ``winograd_convolution`` needs."""
-    return POINTS * BLOCK * (inputs + min(outputs, GROUP)) + line_work()
-
-
-def patch_work() -> int:
-    """Elements of workspace that LANES channels of ``winograd_patches`` need."""
-    return POINTS * BLOCK * LANES + line_work()
+    return POINTS * (BLOCK * (inputs + min(outputs, GROUP)) + 2 * LANES) + line_work()
 
 
 def line_work() -> int:

@@ -109,8 +109,8 @@ _NOTHING = np.empty((0, 1, 3))
 
 
 def scratch(x: Tensor, view: Array) -> Array:
-    """Workspace for the sums of each channel's parts: float64 of shape (C, P, 3), the next launch's too; without elements
-    where nothing is to be kept."""
+    """Workspace for the sums of each channel's parts: float64 of shape (C, P, 3), the next launch's too; empty where
+    nothing is to be kept."""
     samples, channels, length = view.shape
     if length == 1 and samples <= ONE_BLOCK and view.size < 1 << 15:
         return _NOTHING

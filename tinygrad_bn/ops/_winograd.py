@@ -14,7 +14,7 @@ from tinygrad_bn.kernels import winograd
 from tinygrad_bn.ops._geometry import Geometry
 
 LEAST = 8  # channels in and out from which the transforms pay
-CHUNK = 1 << 21  # elements of the transformed input and gradient that are held at once
+CHUNK = 1 << 20  # elements of the transformed input and gradient that are held at once
 
 
 def pays(inputs: int, outputs: int, g: Geometry, dtype: DType, device: Device) -> bool:
@@ -57,16 +57,17 @@ def backward_weight(gy: Array, x: Array, out: Array, g: Geometry, device: Device
     (samples, inputs), outputs = x.shape[:2], gy.shape[1]
     down, across = (-(-n // 4) for n in g.output)
     count = samples * down * across
-    padded = -(-inputs // winograd.LANES) * winograd.LANES
-    blocks = max(1, min(-(-count // winograd.BLOCK), CHUNK // (winograd.POINTS * winograd.BLOCK * (padded + outputs))))
-    tiles = blocks * winograd.BLOCK
-    v = device.empty((winograd.POINTS, tiles, padded), float32)
-    m = device.empty((winograd.POINTS, outputs, tiles), float32)
-    u = device.empty((winograd.POINTS, outputs, padded), float32)
-    patch_work = device.empty((padded // 4, winograd.patch_work()), float32)  # a register has four lanes at least
-    result_work = device.empty((outputs, 24 * winograd.BLOCK), float32)
+    blocks = max(1, min(-(-count // winograd.BLOCK), CHUNK // (winograd.POINTS * winograd.BLOCK * (inputs + outputs))))
+    tiles = (blocks | 1) * winograd.BLOCK
+    # an odd number of cache lines from point to point, or the points of a tile would meet in a few sets of the cache
+    v = device.empty((winograd.POINTS, inputs | 1, tiles), float32)
+    m = device.empty((winograd.POINTS, outputs | 1, tiles), float32)
+    u = device.empty((winograd.POINTS, outputs, inputs), float32)
+    term = device.empty(u.shape, float32)
+    patch_work = device.empty((inputs, winograd.line_work()), float32)
+    result_work = device.empty((outputs, winograd.line_work()), float32)
     for first in range(0, count, tiles):
         launch(k.winograd_patches, x, first, *g.before, down, across, patch_work, v)
         launch(k.winograd_results, gy, first, result_work, m)
-        launch(k.winograd_accumulate, m, v, first > 0, u)
+        launch(k.winograd_accumulate, m, v, first > 0, term, u)
     launch(k.winograd_filter_gradient, u, out)

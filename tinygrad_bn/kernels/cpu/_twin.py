@@ -46,13 +46,6 @@ def load_every(a: Any, i: int, k: int, n: int) -> Any:
     return _stretch(a, i, n * lanes(a))[k::n].copy()
 
 
-def transpose(a: Any, i: int, step: int, b: Any, j: int, stride: int) -> None:
-    n = lanes(a)
-    rows = np.stack([_stretch(a, i + step * r, n) for r in range(n)])
-    for r in range(n):
-        _stretch(b, j + stride * r, n)[:] = rows[:, r]
-
-
 def store_every4(a: Any, i: int, *vectors: Any) -> None:
     _stretch(a, i, 4 * lanes(a))[:] = np.stack(vectors, 1).ravel()
 

@@ -1,8 +1,7 @@
-"""Moves between registers and memory that reorder: elements that lie a stride apart, and transposition.
+"""Moves between registers and memory that reorder: elements that lie a stride apart.
 
     load_every(a, i, k, n)                    the lanes of a[i + k], a[i + k + n], a[i + k + 2 n], …
     store_every4(a, i, v, w, x, y)            lane n of the four side by side at i + 4 n
-    transpose(a, i, step, b, j, stride)       a square of lanes(a) rows, step apart, into columns, stride apart
 
 With the JIT off the same names work on NumPy arrays (``_twin.py``).
 """
@@ -16,7 +15,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from tinygrad_bn.kernels.cpu._jit import ENABLED
-from tinygrad_bn.kernels.cpu.vector import I32, I64, VECTORS, address_of, align_of, data_of
+from tinygrad_bn.kernels.cpu.vector import I32, VECTORS, align_of, data_of
 
 if ENABLED:
 
@@ -52,33 +51,5 @@ if ENABLED:
 
         return types.void(a, types.intp, v0, v0, v0, v0), generate
 
-    @intrinsic
-    def transpose(typing: Any, a: Any, i: Any, step: Any, b: Any, j: Any, stride: Any) -> Any:
-        """b[j + stride y + x] = a[i + step x + y] for x and y below the number of lanes."""
-        kind = VECTORS[a.dtype]
-        n = kind.count
-
-        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            def at(array: int, first: Any, stride: Any, row: int) -> Any:
-                place = builder.add(first, builder.mul(stride, ir.Constant(I64, row)))
-                return address_of(context, builder, signature.args[array], args[array], place, kind)
-
-            rows = [builder.load(at(0, args[1], args[2], r), align=align_of(kind)) for r in range(n)]
-            width = 1
-            while width < n:  # exchange blocks of this width between pairs of rows
-                low = [x if x // width % 2 == 0 else n + x - width for x in range(n)]
-                high = [x + width if x // width % 2 == 0 else n + x for x in range(n)]
-                masks = [ir.Constant(ir.VectorType(I32, n), m) for m in (low, high)]
-                for r in range(n):
-                    if r // width % 2 == 0:
-                        pair = rows[r], rows[r + width]
-                        rows[r], rows[r + width] = (builder.shuffle_vector(*pair, m) for m in masks)
-                width *= 2
-            for r in range(n):
-                builder.store(rows[r], at(3, args[4], args[5], r), align=align_of(kind))
-            return context.get_dummy_value()
-
-        return types.void(a, types.intp, types.intp, b, types.intp, types.intp), generate
-
 else:
-    from tinygrad_bn.kernels.cpu._twin import load_every, store_every4, transpose  # noqa: F401
+    from tinygrad_bn.kernels.cpu._twin import load_every, store_every4  # noqa: F401

@@ -102,6 +102,25 @@ def segment(t: Any, last: Any, down: Any, across: Any) -> Any:
     return n, ty, tx, min(across - tx, last - t)
 
 
+@jit(inline=True)
+def put_six(lines: Any, at: Any, step: Any, o0: Any, o1: Any, o2: Any, o3: Any, o4: Any, o5: Any, n: Any) -> None:
+    """The first n lanes of six registers, ``step`` apart."""
+    if n >= lanes(lines):
+        store(lines, at, o0)
+        store(lines, at + step, o1)
+        store(lines, at + 2 * step, o2)
+        store(lines, at + 3 * step, o3)
+        store(lines, at + 4 * step, o4)
+        store(lines, at + 5 * step, o5)
+    else:
+        store_first(lines, at, o0, n)
+        store_first(lines, at + step, o1, n)
+        store_first(lines, at + 2 * step, o2, n)
+        store_first(lines, at + 3 * step, o3, n)
+        store_first(lines, at + 4 * step, o4, n)
+        store_first(lines, at + 5 * step, o5, n)
+
+
 @jit()
 def fill_lines(
     x: Any, plane: Any, height: Any, width: Any, y0: Any, x0: Any, tiles: Any, lines: Any, at: Any, step: Any
@@ -109,40 +128,70 @@ def fill_lines(
     """The lines of ``tiles`` tiles whose patch begins in row y0 and column x0 of a plane, stored from ``at`` on."""
     size = lanes(x)
     left = max(0, -x0)
-    for i in range(6):
-        for j in range(left):
-            lines[at + i * step + j] = 0
+    columns = 4 * tiles + 2
+    stop = min(columns, width - x0)
     row = plane + y0 * width + x0
-    for j in range(left, 4 * tiles + 2, size):
+    inside = y0 >= 0 and y0 + 6 <= height
+    for k in range(6):
+        for j in range(left):
+            lines[at + k * step + j] = 0
+    j = left
+    while j < stop:
         rest = width - x0 - j
-        d0 = load_first(x, row + j, rest if 0 <= y0 < height else 0)
-        d1 = load_first(x, row + width + j, rest if 0 <= y0 + 1 < height else 0)
-        d2 = load_first(x, row + 2 * width + j, rest if 0 <= y0 + 2 < height else 0)
-        d3 = load_first(x, row + 3 * width + j, rest if 0 <= y0 + 3 < height else 0)
-        d4 = load_first(x, row + 4 * width + j, rest if 0 <= y0 + 4 < height else 0)
-        d5 = load_first(x, row + 5 * width + j, rest if 0 <= y0 + 5 < height else 0)
+        i = row + j
+        if inside and rest >= size:
+            d0, d1, d2 = load(x, i), load(x, i + width), load(x, i + 2 * width)
+            d3, d4, d5 = load(x, i + 3 * width), load(x, i + 4 * width), load(x, i + 5 * width)
+        else:
+            d0 = load_first(x, i, rest if 0 <= y0 < height else 0)
+            d1 = load_first(x, i + width, rest if 0 <= y0 + 1 < height else 0)
+            d2 = load_first(x, i + 2 * width, rest if 0 <= y0 + 2 < height else 0)
+            d3 = load_first(x, i + 3 * width, rest if 0 <= y0 + 3 < height else 0)
+            d4 = load_first(x, i + 4 * width, rest if 0 <= y0 + 4 < height else 0)
+            d5 = load_first(x, i + 5 * width, rest if 0 <= y0 + 5 < height else 0)
         o0, o1, o2, o3, o4, o5 = input_transform(d0, d1, d2, d3, d4, d5, K)
-        first, second = at + j, at + 6 * step + j - 4
-        some, more = 4 * tiles - j, 4 * tiles + 2 - j
-        store_first(lines, first, o0, some)
-        store_first(lines, first + step, o1, some)
-        store_first(lines, first + 2 * step, o2, some)
-        store_first(lines, first + 3 * step, o3, some)
-        store_first(lines, first + 4 * step, o4, some)
-        store_first(lines, first + 5 * step, o5, some)
-        store_first(lines, second, o0, more)
-        store_first(lines, second + step, o1, more)
-        store_first(lines, second + 2 * step, o2, more)
-        store_first(lines, second + 3 * step, o3, more)
-        store_first(lines, second + 4 * step, o4, more)
-        store_first(lines, second + 5 * step, o5, more)
+        put_six(lines, at + j, step, o0, o1, o2, o3, o4, o5, columns - 2 - j)
+        put_six(lines, at + 6 * step + j - 4, step, o0, o1, o2, o3, o4, o5, columns - j)
+        j += size
+    for beyond in range(j, columns):  # the right edge
+        for k in range(6):
+            if beyond < columns - 2:
+                lines[at + k * step + beyond] = 0
+            lines[at + (6 + k) * step + beyond - 4] = 0
+
+
+@jit()
+def fill_block(
+    x: Any, channels: Any, c: Any, height: Any, width: Any, first: Any, last: Any, down: Any, across: Any,
+    top: Any, left: Any, lines: Any, at: Any, step: Any,
+) -> None:  # fmt: skip
+    """The lines of tiles first … last of channel c, a row of tiles after the other.
+
+    Backwards: the second lines of a row of tiles reach four columns before its beginning.
+    """
+    t = last
+    n = (t - 1) // (down * across)
+    inside = t - 1 - n * down * across
+    ty = inside // across
+    begin = t - 1 - (inside - ty * across)  # the first tile of this row
+    while t > first:
+        start = max(first, begin)
+        y0, x0 = 4 * ty - top, 4 * (start - begin) - left
+        plane = (n * channels + c) * height * width
+        fill_lines(x, plane, height, width, y0, x0, t - start, lines, at + 4 * (start - first), step)
+        t = start
+        begin -= across
+        ty -= 1
+        if ty < 0:
+            ty = down - 1
+            n -= 1
 
 
 @jit()
 def transform_lines(lines: Any, at: Any, step: Any, registers: Any, v: Any, to: Any, point: Any) -> None:
     """The horizontal transform of the lines of one channel: v[q, c] for all 36 points, ``point`` apart."""
     size = lanes(v)
-    for g in range(registers):
+    for g in range(registers - 1, -1, -1):  # what was written last is read last: it is still on its way to the cache
         for i in range(6):
             j = at + i * step + 4 * size * g
             h = j + 6 * step
@@ -209,35 +258,30 @@ def winograd_convolution(x: Any, u: Any, turned: Any, bias: Any, top: Any, left:
     shares = work.shape[0]
     group = min(GROUP, outputs)
     step = 4 * tiles + 2 * size
+    # a cache line more than a power of two: or the points of a tile would meet in a few sets of the cache
+    v_point, m_point = inputs * tiles + size, group * tiles + size
     fx, fu, fy = x.reshape(-1), u.reshape(-1), y.reshape(-1)
     for share in prange(shares):
         own = work[share]
-        m = POINTS * inputs * tiles
-        lines = m + POINTS * group * tiles + size
+        m = POINTS * v_point
+        lines = m + POINTS * m_point + size
         for block in range(blocks * share // shares, blocks * (share + 1) // shares):
             first = block * tiles
             last = min(count, first + tiles)
             for c in range(inputs):
-                t = last
-                while t > first:  # backwards: the second lines of a segment reach before its beginning
-                    start = max(first, (t - 1) // across * across)
-                    n, ty, tx, k = segment(start, t, down, across)
-                    plane = (n * inputs + c) * height * width
-                    y0, x0 = 4 * ty - top, 4 * tx - left
-                    fill_lines(fx, plane, height, width, y0, x0, k, own, lines + 4 * (start - first), step)
-                    t = start
-                transform_lines(pointer_to(own), lines, step, REGISTERS, pointer_to(own), c * tiles, inputs * tiles)
+                fill_block(fx, inputs, c, height, width, first, last, down, across, top, left, own, lines, step)
+                transform_lines(pointer_to(own), lines, step, REGISTERS, pointer_to(own), c * tiles, v_point)
             for o0 in range(0, outputs, group):
                 o0 = min(o0, outputs - group)
                 for q in range(POINTS):
                     outer_rows(
                         pointer_to(fu), q * inputs * outputs + o0 * row_step, row_step, depth_step,
-                        pointer_to(own), q * inputs * tiles, pointer_to(own), m + q * group * tiles,
+                        pointer_to(own), q * v_point, pointer_to(own), m + q * m_point,
                         group, tiles, inputs,
                     )  # fmt: skip
                 for o in range(group):
                     shift = bias[o0 + o] if bias.size else x.dtype.type(0)
-                    output_lines(pointer_to(own), m + o * tiles, group * tiles, REGISTERS, pointer_to(own), lines, step)
+                    output_lines(pointer_to(own), m + o * tiles, m_point, REGISTERS, pointer_to(own), lines, step)
                     t = first
                     while t < last:
                         n, ty, tx, k = segment(t, last, down, across)

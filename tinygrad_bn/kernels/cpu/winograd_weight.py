@@ -2,9 +2,9 @@
 
     gw[o, c] = Gᵀ [Σ_t (A gy[o, t] Aᵀ) ⊙ (Bᵀ x[c, t] B)] G
 
-over tiles t of 4×4 results. In the transformed domain it is a product for each of 36 points, summed over tiles: v has
-the patches with the channels innermost, m the results with the tiles innermost. A chunk of tiles at a time; the product
-of a point is one task, so that the order of its sums is the same for any number of threads.
+over tiles t of 4×4 results. In the transformed domain it is a product for each of 36 points, summed over tiles, which
+lie innermost in both factors. A chunk of tiles at a time; the product of a point is one task, so that the order of its
+sums is the same for any number of threads.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from numba import prange
 
 from tinygrad_bn.kernels import winograd
 from tinygrad_bn.kernels.cpu._jit import jit, parallel
-from tinygrad_bn.kernels.cpu.matmul import outer_rows
-from tinygrad_bn.kernels.cpu.shuffles import load_every, transpose
-from tinygrad_bn.kernels.cpu.simd import lanes, load_first, pointer_to, store_first
+from tinygrad_bn.kernels.cpu.matmul import dot_columns
+from tinygrad_bn.kernels.cpu.shuffles import load_every
+from tinygrad_bn.kernels.cpu.simd import lanes, load_first, pointer_to
 from tinygrad_bn.kernels.cpu.tiles import REGISTERS
 from tinygrad_bn.kernels.cpu.winograd import (
     GRAIN,
     POINTS,
     F,
     K,
-    fill_lines,
+    fill_block,
+    put_six,
     segment,
     store_points,
     transform_lines,
@@ -42,20 +43,14 @@ def fill_result_lines(
     tile."""
     size = lanes(gy)
     row = plane + y0 * width + x0
-    for j in range(0, 4 * tiles, size):
+    for j in range(0, min(4 * tiles, width - x0), size):  # beyond the right edge the lines hold zeros already
         rest = width - x0 - j
         g0 = load_first(gy, row + j, rest)
         g1 = load_first(gy, row + width + j, rest if y0 + 1 < height else 0)
         g2 = load_first(gy, row + 2 * width + j, rest if y0 + 2 < height else 0)
         g3 = load_first(gy, row + 3 * width + j, rest if y0 + 3 < height else 0)
         o0, o1, o2, o3, o4, o5 = result_transform(g0, g1, g2, g3, K)
-        to, some = at + j, 4 * tiles - j
-        store_first(lines, to, o0, some)
-        store_first(lines, to + step, o1, some)
-        store_first(lines, to + 2 * step, o2, some)
-        store_first(lines, to + 3 * step, o3, some)
-        store_first(lines, to + 4 * step, o4, some)
-        store_first(lines, to + 5 * step, o5, some)
+        put_six(lines, at + j, step, o0, o1, o2, o3, o4, o5, 4 * tiles - j)
 
 
 @jit()
@@ -73,45 +68,40 @@ def transform_result_lines(lines: Any, at: Any, step: Any, registers: Any, m: An
 @parallel(work="x", grain=GRAIN)
 def winograd_patches(x: Any, first: Any, top: Any, left: Any, down: Any, across: Any, work: Any, v: Any) -> None:
     samples, channels, height, width = x.shape
-    _, tiles, padded = v.shape
+    _, rows, tiles = v.shape
     size = lanes(x)
     block = REGISTERS * size
-    point = size * block
     end = samples * down * across
     step = 4 * block + 2 * size
     fx, fv = x.reshape(-1), v.reshape(-1)
-    for g in prange(padded // size):
-        own = work[g]
-        lines = POINTS * point + size
+    for c in prange(rows):
+        if c >= channels:
+            v[:, c] = 0
+            continue
+        own = work[c]
         for t0 in range(first, first + tiles, block):
             last = min(end, t0 + block)
-            own[: lines + 12 * step] = 0  # tiles beyond the last one, and channels, count for nothing
-            for c in range(min(size, channels - g * size)):
-                t = last
-                while t > t0:
-                    start = max(t0, (t - 1) // across * across)
-                    n, ty, tx, k = segment(start, t, down, across)
-                    plane = (n * channels + g * size + c) * height * width
-                    y0, x0 = 4 * ty - top, 4 * tx - left
-                    fill_lines(fx, plane, height, width, y0, x0, k, own, lines + 4 * (start - t0), step)
-                    t = start
-                transform_lines(pointer_to(own), lines, step, REGISTERS, pointer_to(own), c * block, point)
-            for q in range(POINTS):
-                for r in range(REGISTERS):
-                    to = (q * tiles + t0 - first + r * size) * padded + g * size
-                    transpose(pointer_to(own), q * point + r * size, block, pointer_to(fv), to, padded)
+            if last < t0 + block:
+                own[: size + 12 * step] = 0  # tiles beyond the last one count for nothing
+            if last > t0:
+                fill_block(fx, channels, c, height, width, t0, last, down, across, top, left, own, size, step)
+            to = c * tiles + t0 - first
+            transform_lines(pointer_to(own), size, step, REGISTERS, pointer_to(fv), to, rows * tiles)
 
 
 @parallel(work="gy", grain=GRAIN)
 def winograd_results(gy: Any, first: Any, work: Any, m: Any) -> None:
     samples, outputs, rows, columns = gy.shape
     down, across = -(-rows // 4), -(-columns // 4)
-    tiles = m.shape[2]
+    _, held, tiles = m.shape
     size = lanes(gy)
     block = REGISTERS * size
     end = samples * down * across
     fgy, fm = gy.reshape(-1), m.reshape(-1)
-    for o in prange(outputs):
+    for o in prange(held):
+        if o >= outputs:
+            m[:, o] = 0
+            continue
         own = work[o]
         for t0 in range(first, first + tiles, block):
             last = min(end, t0 + block)
@@ -123,19 +113,27 @@ def winograd_results(gy: Any, first: Any, work: Any, m: Any) -> None:
                 fill_result_lines(fgy, plane, rows, columns, 4 * ty, 4 * tx, k, own, 4 * (t - t0), 4 * block)
                 t += k
             to = o * tiles + t0 - first
-            transform_result_lines(pointer_to(own), 0, 4 * block, REGISTERS, pointer_to(fm), to, outputs * tiles)
+            transform_result_lines(pointer_to(own), 0, 4 * block, REGISTERS, pointer_to(fm), to, held * tiles)
 
 
 @parallel(work="v", grain=GRAIN)
-def winograd_accumulate(m: Any, v: Any, added: Any, u: Any) -> None:
-    _, outputs, tiles = m.shape
-    padded = v.shape[2]
-    fm, fv, fu = m.reshape(-1), v.reshape(-1), u.reshape(-1)
+def winograd_accumulate(m: Any, v: Any, added: Any, term: Any, u: Any) -> None:
+    _, outputs, inputs = u.shape
+    tiles = m.shape[2]
+    fm, fv, ft, fu = m.reshape(-1), v.reshape(-1), term.reshape(-1), u.reshape(-1)
+    pair = outputs * inputs
     for q in prange(POINTS):
-        outer_rows(
-            pointer_to(fm), q * outputs * tiles, tiles, 1, pointer_to(fv), q * tiles * padded,
-            pointer_to(fu), q * outputs * padded, outputs, padded, tiles, added,
+        dot_columns(
+            pointer_to(fm), q * m.shape[1] * tiles, pointer_to(fv), q * v.shape[1] * tiles, pointer_to(fm), 0,
+            pointer_to(ft), q * pair, outputs, inputs, tiles, 0, inputs,
         )  # fmt: skip
+        part, into = ft[q * pair : (q + 1) * pair], fu[q * pair : (q + 1) * pair]
+        if added:
+            for i in range(pair):
+                into[i] += part[i]
+        else:
+            for i in range(pair):
+                into[i] = part[i]
 
 
 @jit(inline=True)
@@ -148,12 +146,11 @@ def column_gradient(u: Any, at: Any, down: Any, across: Any, j: Any) -> Any:
 @parallel(work="u", grain=GRAIN)
 def winograd_filter_gradient(u: Any, gw: Any) -> None:
     outputs, inputs = gw.shape[:2]
-    padded = u.shape[2]
-    step = outputs * padded
+    step = outputs * inputs
     fu, fgw = u.reshape(-1), gw.reshape(-1)
     for o in prange(outputs):
         for c in range(inputs):
-            at = o * padded + c
+            at = o * inputs + c
             a0, a1, a2 = column_gradient(fu, at, 6 * step, step, 0)
             b0, b1, b2 = column_gradient(fu, at, 6 * step, step, 1)
             c0, c1, c2 = column_gradient(fu, at, 6 * step, step, 2)

@@ -13,19 +13,19 @@ from tinygrad_bn.kernels.spec import spec
 
 @spec(writes="v", workspace="work")
 def winograd_patches(x: Array, first: int, top: int, left: int, down: int, across: int, work: Array, v: Array) -> None:
-    """v[q, t, c] = Bᵀ x B of the tiles from ``first`` on, zero beyond the last tile and the last channel.
+    """v[q, c, t] = Bᵀ x B of the tiles from ``first`` on, zero beyond the last tile and channel.
 
-    ``work``: a row of ``kernels.winograd.patch_work`` elements for every LANES channels and less.
+    ``work``: ``kernels.winograd.line_work`` elements a channel.
     """
-    found = np.einsum("ir,ctrs,js->ijtc", B, patches_of(x, top, left, down, across), B).reshape(36, -1, x.shape[1])
-    found = found[:, first : first + v.shape[1]]
+    found = np.einsum("ir,ctrs,js->ijct", B, patches_of(x, top, left, down, across), B).reshape(36, x.shape[1], -1)
+    found = found[:, :, first : first + v.shape[2]]
     v[...] = 0
     v[:, : found.shape[1], : found.shape[2]] = found
 
 
 @spec(writes="m", workspace="work")
 def winograd_results(gy: Array, first: int, work: Array, m: Array) -> None:
-    """m[q, o, t] = A gy Aᵀ of the tiles from ``first`` on, zero beyond the last.
+    """m[q, o, t] = A gy Aᵀ of the tiles from ``first`` on, zero beyond the last tile and output.
 
     ``work``: 24 BLOCK elements an output.
     """
@@ -36,19 +36,19 @@ def winograd_results(gy: Array, first: int, work: Array, m: Array) -> None:
     tiles = padded.reshape(n, k, down, 4, across, 4).transpose(1, 0, 2, 4, 3, 5).reshape(k, -1, 4, 4)
     found = np.einsum("ri,ktrs,sj->ijkt", A, tiles, A).reshape(36, k, -1)[:, :, first : first + m.shape[2]]
     m[...] = 0
-    m[:, :, : found.shape[2]] = found
+    m[:, : found.shape[1], : found.shape[2]] = found
 
 
-@spec(writes="", updates="u")
-def winograd_accumulate(m: Array, v: Array, added: bool, u: Array) -> None:
-    """u[q, o, c] = Σ_t m[q, o, t] v[q, t, c], added to what is there if ``added``."""
-    found = m.astype(np.float64) @ v.astype(np.float64)
+@spec(writes="", updates="u", workspace="term")
+def winograd_accumulate(m: Array, v: Array, added: bool, term: Array, u: Array) -> None:
+    """u[q, o, c] = Σ_t m[q, o, t] v[q, c, t], added to what is there if ``added``. ``term`` is like ``u``."""
+    factors = m[:, : u.shape[1]].astype(np.float64), v[:, : u.shape[2]].astype(np.float64)
+    found = factors[0] @ factors[1].swapaxes(1, 2)
     u[...] = found + (u if added else 0)
 
 
 @spec(writes="gw")
 def winograd_filter_gradient(u: Array, gw: Array) -> None:
     """gw[o, c] = Gᵀ u[:, o, c] G."""
-    channels = gw.shape[1]
-    points = u[:, :, :channels].astype(np.float64).reshape(6, 6, gw.shape[0], channels)
+    points = u.astype(np.float64).reshape(6, 6, *gw.shape[:2])
     gw[...] = np.einsum("ir,ijoc,js->ocrs", G, points, G)
