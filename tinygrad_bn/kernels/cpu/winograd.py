@@ -24,7 +24,7 @@ from tinygrad_bn.kernels import winograd
 from tinygrad_bn.kernels.cpu._jit import jit, parallel
 from tinygrad_bn.kernels.cpu.matmul import outer_rows
 from tinygrad_bn.kernels.cpu.shuffles import load_every, store_every4
-from tinygrad_bn.kernels.cpu.simd import lanes, load, load_first, pointer_to, store, store_first
+from tinygrad_bn.kernels.cpu.simd import lanes, load, load_first, pointer_to, splat, store, store_first
 from tinygrad_bn.kernels.cpu.tiles import REGISTERS, ROWS
 
 input_transform = jit(inline=True)(winograd.input_transform)
@@ -240,9 +240,10 @@ def output_lines(m: Any, at: Any, point: Any, registers: Any, lines: Any, to: An
 @jit()
 def copy_line(lines: Any, at: Any, n: Any, shift: Any, y: Any, to: Any) -> None:
     """y[to + j] = lines[at + j] + shift for j < n."""
-    source, into = lines[at : at + n], y[to : to + n]
-    for j in range(n):
-        into[j] = source[j] + shift
+    size = lanes(lines)
+    more = splat(shift)
+    for j in range(0, n, size):
+        store_first(y, to + j, load(lines, at + j) + more, n - j)
 
 
 @parallel(work="y", grain=GRAIN)
@@ -269,7 +270,10 @@ def winograd_convolution(x: Any, u: Any, turned: Any, bias: Any, top: Any, left:
             first = block * tiles
             last = min(count, first + tiles)
             for c in range(inputs):
-                fill_block(fx, inputs, c, height, width, first, last, down, across, top, left, own, lines, step)
+                fill_block(
+                    pointer_to(fx), inputs, c, height, width, first, last, down, across, top, left,
+                    pointer_to(own), lines, step,
+                )  # fmt: skip
                 transform_lines(pointer_to(own), lines, step, REGISTERS, pointer_to(own), c * tiles, v_point)
             for o0 in range(0, outputs, group):
                 o0 = min(o0, outputs - group)
@@ -288,5 +292,12 @@ def winograd_convolution(x: Any, u: Any, turned: Any, bias: Any, top: Any, left:
                         to = ((n * outputs + o0 + o) * rows + 4 * ty) * columns + 4 * tx
                         for i in range(min(4, rows - 4 * ty)):
                             at = lines + i * step + 4 * (t - first)
-                            copy_line(own, at, min(4 * k, columns - 4 * tx), shift, fy, to + i * columns)
+                            copy_line(
+                                pointer_to(own),
+                                at,
+                                min(4 * k, columns - 4 * tx),
+                                shift,
+                                pointer_to(fy),
+                                to + i * columns,
+                            )
                         t += k

@@ -84,7 +84,10 @@ def winograd_patches(x: Any, first: Any, top: Any, left: Any, down: Any, across:
             if last < t0 + block:
                 own[: size + 12 * step] = 0  # tiles beyond the last one count for nothing
             if last > t0:
-                fill_block(fx, channels, c, height, width, t0, last, down, across, top, left, own, size, step)
+                fill_block(
+                    pointer_to(fx), channels, c, height, width, t0, last, down, across, top, left,
+                    pointer_to(own), size, step,
+                )  # fmt: skip
             to = c * tiles + t0 - first
             transform_lines(pointer_to(own), size, step, REGISTERS, pointer_to(fv), to, rows * tiles)
 
@@ -110,7 +113,9 @@ def winograd_results(gy: Any, first: Any, work: Any, m: Any) -> None:
             while t < last:
                 n, ty, tx, k = segment(t, last, down, across)
                 plane = (n * outputs + o) * rows * columns
-                fill_result_lines(fgy, plane, rows, columns, 4 * ty, 4 * tx, k, own, 4 * (t - t0), 4 * block)
+                fill_result_lines(
+                    pointer_to(fgy), plane, rows, columns, 4 * ty, 4 * tx, k, pointer_to(own), 4 * (t - t0), 4 * block
+                )
                 t += k
             to = o * tiles + t0 - first
             transform_result_lines(pointer_to(own), 0, 4 * block, REGISTERS, pointer_to(fm), to, held * tiles)
