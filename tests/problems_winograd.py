@@ -16,7 +16,7 @@ from tinygrad_bn.kernels import winograd
 def transformed(draw: st.DrawFn, name: str, dtype: str) -> Arguments:
     n, c, k = draw(st.integers(1, 3)), draw(st.integers(1, 20)), draw(st.integers(1, 40))
     h, w = draw(st.integers(1, 14)), draw(st.integers(1, 30))
-    top, left = draw(st.integers(0, 2)), draw(st.integers(0, 2))
+    top, left = draw(st.integers(-7, 9)), draw(st.integers(-7, 9))  # negative: backward to the input
     rows, columns = max(1, h + 2 * top - 2), max(1, w + 2 * left - 2)
     return problem(draw, name, n, c, k, (h, w), (rows, columns), (top, left))
 

@@ -121,6 +121,15 @@ def put_six(lines: Any, at: Any, step: Any, o0: Any, o1: Any, o2: Any, o3: Any, 
         store_first(lines, at + 5 * step, o5, n)
 
 
+@jit(inline=True)
+def clear_column(lines: Any, at: Any, step: Any, j: Any, columns: Any) -> None:
+    """Zeros in column j of both sets of lines: it lies in the padding."""
+    for k in range(6):
+        if j < columns - 2:
+            lines[at + k * step + j] = 0
+        lines[at + (6 + k) * step + j - 4] = 0
+
+
 @jit()
 def fill_lines(
     x: Any, plane: Any, height: Any, width: Any, y0: Any, x0: Any, tiles: Any, lines: Any, at: Any, step: Any
@@ -132,9 +141,8 @@ def fill_lines(
     stop = min(columns, width - x0)
     row = plane + y0 * width + x0
     inside = y0 >= 0 and y0 + 6 <= height
-    for k in range(6):
-        for j in range(left):
-            lines[at + k * step + j] = 0
+    for j in range(min(left, columns)):
+        clear_column(lines, at, step, j, columns)
     j = left
     while j < stop:
         rest = width - x0 - j
@@ -153,11 +161,8 @@ def fill_lines(
         put_six(lines, at + j, step, o0, o1, o2, o3, o4, o5, columns - 2 - j)
         put_six(lines, at + 6 * step + j - 4, step, o0, o1, o2, o3, o4, o5, columns - j)
         j += size
-    for beyond in range(j, columns):  # the right edge
-        for k in range(6):
-            if beyond < columns - 2:
-                lines[at + k * step + beyond] = 0
-            lines[at + (6 + k) * step + beyond - 4] = 0
+    for beyond in range(j, columns):
+        clear_column(lines, at, step, beyond, columns)
 
 
 @jit()

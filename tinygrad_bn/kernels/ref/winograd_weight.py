@@ -27,7 +27,7 @@ def winograd_patches(x: Array, first: int, top: int, left: int, down: int, acros
 def winograd_results(gy: Array, first: int, work: Array, m: Array) -> None:
     """m[q, o, t] = A gy Aᵀ of the tiles from ``first`` on, zero beyond the last tile and output.
 
-    ``work``: 24 BLOCK elements an output.
+    ``work``: ``kernels.winograd.line_work`` elements an output.
     """
     n, k, rows, columns = gy.shape
     down, across = tiles_of(rows, columns)
