@@ -144,7 +144,9 @@ def train_unchecked(
         beta = b.array if b.contiguous_array else plain(b)
         launch(device.kernels.batch_norm_train, view, gain, beta, eps, act, out, rows, scratch(x, view))
     if mode.grad and (x.node is not None or w.node is not None or b.node is not None):
-        y.node = BatchNormTrain(nodes_of(BatchNormTrain, x, w, b) or (), (x, w, b), (statistics, eps, activation))
+        nodes = nodes_of(BatchNormTrain, x, w, b)
+        if nodes is not None:
+            y.node = BatchNormTrain(nodes, (x, w, b), (statistics, eps, activation))
     return y, statistics
 
 

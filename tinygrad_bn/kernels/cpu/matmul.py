@@ -30,10 +30,9 @@ SLICES = 32  # at most so many shares of the rows of both gradients of ``linear`
 
 @jit()
 def outer_rows(
-    a: Any, pa: Any, row_step: Any, k_step: Any, b: Any, pb: Any, c: Any, pc: Any,
-    rows: Any, n: Any, k: Any, added: Any = 0,
-) -> None:  # fmt: skip
-    """``rows`` rows of C, all n columns; added to what is there if ``added`` is 1: then no tile overlaps another."""
+    a: Any, pa: Any, row_step: Any, k_step: Any, b: Any, pb: Any, c: Any, pc: Any, rows: Any, n: Any, k: Any
+) -> None:
+    """``rows`` rows of C, all n columns."""
     width = lanes(b)
     tile = REGISTERS * width
     j = 0
@@ -43,26 +42,18 @@ def outer_rows(
         left = n - j
         i = 0
         while i < rows:
-            if rows - i >= ROWS or (rows >= ROWS and not added):
+            if rows >= ROWS:
                 i = min(i, rows - ROWS)
                 if full:
-                    outer_full(
-                        a, pa + i * row_step, row_step, k_step, b, pb + j, n, c, pc + i * n + j, n, k, left, added
-                    )
+                    outer_full(a, pa + i * row_step, row_step, k_step, b, pb + j, n, c, pc + i * n + j, n, k, left)
                 else:
-                    outer_edge(
-                        a, pa + i * row_step, row_step, k_step, b, pb + j, n, c, pc + i * n + j, n, k, left, added
-                    )
+                    outer_edge(a, pa + i * row_step, row_step, k_step, b, pb + j, n, c, pc + i * n + j, n, k, left)
                 i += ROWS
             else:
                 if full:
-                    outer_row(
-                        a, pa + i * row_step, row_step, k_step, b, pb + j, n, c, pc + i * n + j, n, k, left, added
-                    )
+                    outer_row(a, pa + i * row_step, row_step, k_step, b, pb + j, n, c, pc + i * n + j, n, k, left)
                 else:
-                    outer_row_edge(
-                        a, pa + i * row_step, row_step, k_step, b, pb + j, n, c, pc + i * n + j, n, k, left, added
-                    )
+                    outer_row_edge(a, pa + i * row_step, row_step, k_step, b, pb + j, n, c, pc + i * n + j, n, k, left)
                 i += 1
         j += step
 

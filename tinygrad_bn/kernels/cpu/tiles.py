@@ -26,22 +26,17 @@ from tinygrad_bn.kernels.cpu.simd import (
 
 
 def outer_tile(name: str, rows: int, registers: int, masked: bool) -> str:
-    """Source of an outer tile; masked: one register of which the first ``n`` lanes count. ``added`` is 1, or 0 where C
-    is not to be added to."""
+    """Source of an outer tile; masked: one register of which the first ``n`` lanes count."""
     cells = [(i, j) for i in range(rows) for j in range(registers)]
     read = "load_first(b, pb, n)" if masked else "load(b, pb + {j} * width)"
     write = (
         "store_first(c, pc + {i} * ldc, c{i}_{j}, n)" if masked else "store(c, pc + {i} * ldc + {j} * width, c{i}_{j})"
     )
-    held = "load_first(c, pc + {i} * ldc, n)" if masked else "load(c, pc + {i} * ldc + {j} * width)"
     lines = [
         "@jit(inline=True)",
-        f"def {name}(a, pa, row_step, k_step, b, pb, ldb, c, pc, ldc, depth, n, added):",
+        f"def {name}(a, pa, row_step, k_step, b, pb, ldb, c, pc, ldc, depth, n):",
         "    width = lanes(b)",
-        "    if added:",
-        *[f"        c{i}_{j} = {held.format(i=i, j=j)}" for i, j in cells],
-        "    else:",
-        *[f"        c{i}_{j} = zeros(b)" for i, j in cells],
+        *[f"    c{i}_{j} = zeros(b)" for i, j in cells],
         "    for k in range(depth):",
         *[f"        b{j} = {read.format(j=j)}" for j in range(registers)],
     ]
