@@ -29,56 +29,43 @@ def problem(
         return found
 
     f4 = np.float32
-    down, across = -(-out[0] // 4), -(-out[1] // 4)
-    tiles = winograd.BLOCK * draw(st.integers(1, 2))
-    first = winograd.BLOCK * draw(st.integers(0, max(0, (n * down * across - 1) // winograd.BLOCK)))
+    tiles, held = winograd.LANES * draw(st.integers(1, 4)), winograd.HEIGHT * draw(st.integers(1, 5))
+    shares, parts = draw(st.integers(1, 3)), draw(st.integers(1, 3))
     match name:
         case "winograd_filters":
-            return {"w": values(k, c, 3, 3), "turned": draw(st.booleans()), "u": blank((36, k, c), f4)}
-        case "winograd_convolution":
             turned = draw(st.booleans())
+            plane = winograd.filter_plane(c, k) if turned else winograd.filter_plane(k, c)
+            return {"w": values(k, c, 3, 3), "turned": turned, "u": blank((36, plane), f4)}
+        case "winograd_convolution":
             return {
                 "x": values(n, c, *size),
-                "u": values(36, c, k) if turned else values(36, k, c),
-                "turned": turned,
+                "u": values(36, winograd.filter_plane(k, c)),
                 "bias": values(k if draw(st.booleans()) else 0),
                 "top": before[0],
                 "left": before[1],
-                "work": blank((draw(st.integers(1, 3)), winograd.block_work(c, k)), f4),
+                "tiles": tiles,
+                "held": held,
+                "work": blank((shares, winograd.block_work(c, held, tiles)), f4),
                 "y": blank((n, k, *out), f4),
             }
-        case "winograd_patches":
+        case "winograd_gradient":
             return {
                 "x": values(n, c, *size),
-                "first": first,
+                "gy": values(n, k, *out),
                 "top": before[0],
                 "left": before[1],
-                "down": down,
-                "across": across,
-                "work": blank((c, winograd.line_work()), f4),
-                "v": blank((36, c | 1, tiles), f4),
-            }
-        case "winograd_results":
-            work = blank((k, winograd.line_work()), f4)
-            return {"gy": values(n, k, *out), "first": first, "work": work, "m": blank((36, k | 1, tiles), f4)}
-        case "winograd_accumulate":
-            return {
-                "m": values(36, k | 1, tiles),
-                "v": values(36, c | 1, tiles),
-                "added": draw(st.booleans()),
-                "term": blank((36, k, c), f4),
-                "u": values(36, k, c),
+                "tiles": tiles,
+                "work": blank((shares, winograd.gradient_work(k, c, tiles)), f4),
+                "u": blank((parts, 36, winograd.gradient_plane(k, c)), f4),
             }
         case _:
-            return {"u": values(36, k, c), "gw": blank((k, c, 3, 3), f4)}
+            return {"u": values(parts, 36, winograd.gradient_plane(k, c)), "gw": blank((k, c, 3, 3), f4)}
 
 
 KERNELS = (
     "winograd_filters",
     "winograd_convolution",
-    "winograd_patches",
-    "winograd_results",
-    "winograd_accumulate",
+    "winograd_gradient",
     "winograd_filter_gradient",
 )
 MAKERS.update(dict.fromkeys(KERNELS, (transformed, 1e-6)))
@@ -91,13 +78,13 @@ def _largest(before: Arguments) -> dict[str, Array]:
     def top(name: str) -> float:
         return float(np.abs(before[name]).max())
 
-    if "turned" in before and "x" in before:
+    if "held" in before:
         size = top("x") * top("u") * before["x"].shape[1] + float(np.abs(before["bias"]).max(initial=0))
-    elif "added" in before:
-        size = top("m") * top("v") * before["m"].shape[2] + top("u")
+    elif "gy" in before:
+        size = top("x") * top("gy") * before["gy"].size / before["gy"].shape[1]
     else:
-        size = top(next(k for k in ("w", "x", "gy", "u") if k in before))
-    return {k: np.full(np.shape(v), 40 * size) for k, v in before.items() if k in ("u", "y", "v", "m", "gw")}
+        size = top("w" if "w" in before else "u")
+    return {k: np.full(np.shape(v), 40 * size) for k, v in before.items() if k in ("u", "y", "gw")}
 
 
 SCALES.update(dict.fromkeys(KERNELS, _largest))
@@ -116,41 +103,35 @@ class _Fixed:
 def _large() -> dict[str, Any]:
     f, f4 = _Fixed().normal, np.float32
     return {
-        "winograd_filters": lambda: {"w": f(40, 33, 3, 3), "turned": True, "u": blank((36, 40, 33), f4)},
+        "winograd_filters": lambda: {
+            "w": f(40, 33, 3, 3),
+            "turned": True,
+            "u": blank((36, winograd.filter_plane(33, 40)), f4),
+        },
         "winograd_convolution": lambda: {
             "x": f(5, 9, 33, 41),
-            "u": f(36, 13, 9),
-            "turned": False,
+            "u": f(36, winograd.filter_plane(13, 9)),
             "bias": f(13),
             "top": 1,
             "left": 1,
-            "work": blank((4, winograd.block_work(9, 13)), f4),
+            "tiles": 48,
+            "held": 8,
+            "work": blank((4, winograd.block_work(9, 8, 48)), f4),
             "y": blank((5, 13, 33, 41), f4),
         },
-        "winograd_patches": lambda: {
+        "winograd_gradient": lambda: {
             "x": f(5, 33, 33, 41),
-            "first": 48,
+            "gy": f(5, 9, 33, 41),
             "top": 1,
             "left": 1,
-            "down": 9,
-            "across": 11,
-            "work": blank((33, winograd.line_work()), f4),
-            "v": blank((36, 33, 96), f4),
+            "tiles": 32,
+            "work": blank((2, winograd.gradient_work(9, 33, 32)), f4),
+            "u": blank((4, 36, winograd.gradient_plane(9, 33)), f4),
         },
-        "winograd_results": lambda: {
-            "gy": f(5, 33, 33, 41),
-            "first": 48,
-            "work": blank((33, winograd.line_work()), f4),
-            "m": blank((36, 33, 96), f4),
+        "winograd_filter_gradient": lambda: {
+            "u": f(2, 36, winograd.gradient_plane(40, 33)),
+            "gw": blank((40, 33, 3, 3), f4),
         },
-        "winograd_accumulate": lambda: {
-            "m": f(36, 33, 96),
-            "v": f(36, 48, 96),
-            "added": True,
-            "term": blank((36, 33, 48), f4),
-            "u": f(36, 33, 48),
-        },
-        "winograd_filter_gradient": lambda: {"u": f(36, 40, 33), "gw": blank((40, 33, 3, 3), f4)},
     }
 
 

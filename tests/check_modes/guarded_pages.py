@@ -114,25 +114,23 @@ def winograd_all(n: int, c: int, k: int, side: tuple[int, int], pad: int) -> Non
         return np.ones(shape, np.float32)
 
     (h, w), (rows, columns) = side, (side[0] + 2 * pad - 2, side[1] + 2 * pad - 2)
-    down, across = -(-rows // 4), -(-columns // 4)
-    work, block = ones(1, winograd.block_work(c, k)), winograd.BLOCK
-    run("winograd_filters", ones(k, c, 3, 3), False, ones(36, k, c))
+    work = ones(1, winograd.block_work(c, 8, 32))
+    run("winograd_filters", ones(k, c, 3, 3), False, ones(36, winograd.filter_plane(k, c)))
     run(
         "winograd_convolution",
         ones(n, c, h, w),
-        ones(36, k, c),
-        False,
+        ones(36, winograd.filter_plane(k, c)),
         ones(k),
         pad,
         pad,
+        32,
+        8,
         work,
         ones(n, k, rows, columns),
     )
-    v, m, u = ones(36, c, block), ones(36, k, block), ones(36, k, c)
-    patch_work, result_work = ones(c, winograd.line_work()), ones(k, winograd.line_work())
-    run("winograd_patches", ones(n, c, h, w), 0, pad, pad, down, across, patch_work, v)
-    run("winograd_results", ones(n, k, rows, columns), 0, result_work, m)
-    run("winograd_accumulate", m, v, True, u.copy(), u)
+    u = ones(2, 36, winograd.gradient_plane(k, c))
+    work = ones(1, winograd.gradient_work(k, c, 16))
+    run("winograd_gradient", ones(n, c, h, w), ones(n, k, rows, columns), pad, pad, 16, work, u)
     run("winograd_filter_gradient", u, ones(k, c, 3, 3))
 
 

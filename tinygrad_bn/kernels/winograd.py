@@ -5,6 +5,9 @@
 for tiles x of 6×6 inputs and y of 4×4 outputs (Winograd 1980; Lavin & Gray 2016, arXiv:1509.09308), with the points
 0, ±3/4, ±3/2 and infinity in place of 0, ±1, ±2 and infinity: the error falls three- to fourfold. Each function
 transforms one axis, of numbers, NumPy arrays or registers; ``k`` holds the constants in their type (``constants``).
+
+What kernels exchange is padded: outputs to whole panels of HEIGHT, inputs of the filters' gradient to LANES, and from
+point to point an odd number of cache lines more, or the points of a tile would meet in a few sets of the cache.
 """
 
 from __future__ import annotations
@@ -13,19 +16,39 @@ from typing import Any
 
 P, Q = 0.75, 1.5  # the points are 0, ±P, ±Q and infinity
 POINTS = 36
-BLOCK = 48  # tiles that are transformed at once, at most; the tiles of a chunk are a multiple of it
-GROUP = 32  # outputs that are transformed back at once, at most
-LANES = 16  # of a register, at most
+HEIGHT = 8  # outputs whose transformed filters lie side by side, a panel: the rows of a micro-kernel
+LANES = 16  # of a register, at most; a block has a multiple of as many tiles
 
 
-def block_work(inputs: int, outputs: int) -> int:
-    """Elements of workspace that one share of ``winograd_convolution`` needs."""
-    return POINTS * (BLOCK * (inputs + min(outputs, GROUP)) + 2 * LANES) + line_work()
+def padded(n: int, unit: int) -> int:
+    """The multiple of ``unit`` that holds n."""
+    return -(-n // unit) * unit
 
 
-def line_work() -> int:
+def filter_plane(outputs: int, inputs: int) -> int:
+    """Elements of one point of the transformed filters: (panels, inputs, HEIGHT) and the padding."""
+    return padded(outputs, HEIGHT) * inputs + LANES
+
+
+def gradient_plane(outputs: int, inputs: int) -> int:
+    """Elements of one point of the filters' gradient: (outputs, inputs), each padded, and the padding."""
+    return padded(outputs, HEIGHT) * padded(inputs, LANES) + LANES
+
+
+def line_work(tiles: int) -> int:
     """Room for twelve lines of a block, and for reading and writing a register beyond either end."""
-    return 12 * (4 * BLOCK + 2 * LANES) + 6 * LANES
+    return 12 * (4 * tiles + 2 * LANES) + 6 * LANES
+
+
+def block_work(inputs: int, held: int, tiles: int) -> int:
+    """Elements of workspace that one share of ``winograd_convolution`` needs, with ``held`` outputs at once."""
+    return POINTS * (tiles * (inputs + held) + 2 * LANES) + line_work(tiles)
+
+
+def gradient_work(outputs: int, inputs: int, tiles: int) -> int:
+    """Elements of workspace that one share of ``winograd_gradient`` needs."""
+    rows = LANES + padded(inputs, LANES) + padded(outputs, HEIGHT)
+    return POINTS * (tiles * rows + 3 * LANES) + line_work(tiles)
 
 
 def constants(real: Any) -> tuple[Any, ...]:

@@ -14,20 +14,25 @@ from tinygrad_bn.kernels import winograd
 from tinygrad_bn.ops._geometry import Geometry
 
 LEAST = 8  # channels in and out from which the transforms pay
-CHUNK = 1 << 20  # elements of the transformed input and gradient that are held at once
+HELD = 32  # outputs that are transformed back at once
+PARTS = 8  # of the sums of the filters' gradient, at most, and
+TOTAL = 1 << 19  # elements of all of them, as long as there are two
 
 
-def pays(inputs: int, outputs: int, g: Geometry, dtype: DType, device: Device) -> bool:
-    """Whether a convolution of this geometry goes by Winograd's algorithm."""
+def fits(g: Geometry, dtype: DType, device: Device) -> bool:
+    """Whether a convolution of this geometry can go by Winograd's algorithm."""
     return (
         dtype is float32
         and device.type == "cpu"
         and g.kernel == (3, 3)
         and g.stride == g.dilation == (1, 1)
         and g.groups == 1
-        and min(inputs, outputs) >= LEAST
-        and min(g.output) >= 4
     )
+
+
+def pays(inputs: int, outputs: int, g: Geometry, dtype: DType, device: Device) -> bool:
+    """Whether it is also the fastest way."""
+    return fits(g, dtype, device) and min(inputs, outputs) >= LEAST and min(g.output) >= 4
 
 
 def forward(x: Array, w: Array, bias: Array, out: Array, g: Geometry, device: Device) -> None:
@@ -44,30 +49,38 @@ def backward_input(gy: Array, w: Array, out: Array, g: Geometry, device: Device)
 def _convolve(
     x: Array, w: Array, turned: bool, bias: Array, before: tuple[int, int], out: Array, device: Device
 ) -> None:
-    u = device.empty((winograd.POINTS, *w.shape[:2]), float32)
+    inputs, outputs = x.shape[1], out.shape[1]
+    u = device.empty((winograd.POINTS, winograd.filter_plane(outputs, inputs)), float32)
     launch(device.kernels.winograd_filters, w, turned, u)
     shares = max(1, pool.threads)  # each tile is computed by itself: how they are shared changes no bit
-    work = device.empty((shares, winograd.block_work(x.shape[1], out.shape[1])), float32)
-    launch(device.kernels.winograd_convolution, x, u, turned, bias, *before, work, out)
+    tiles = _tiles(inputs, _count(out), shares)
+    held = min(HELD, winograd.padded(outputs, winograd.HEIGHT))
+    work = device.empty((shares, winograd.block_work(inputs, held, tiles)), float32)
+    launch(device.kernels.winograd_convolution, x, u, bias, *before, tiles, held, work, out)
+
+
+def _count(y: Array) -> int:
+    """The number of tiles of results."""
+    return int(y.shape[0]) * -(-int(y.shape[2]) // 4) * -(-int(y.shape[3]) // 4)
+
+
+def _tiles(inputs: int, count: int, shares: int) -> int:
+    """Tiles of a block: many, since the filters are read once a block, but one point's inputs shall fit the first-level
+    cache, all points' the second; and no more than leave a block for each share."""
+    tiles = 96 if inputs <= 16 else 64 if inputs <= 128 else 32
+    return max(winograd.LANES, min(tiles, count // shares // winograd.LANES * winograd.LANES))
 
 
 def backward_weight(gy: Array, x: Array, out: Array, g: Geometry, device: Device) -> None:
-    """out = the gradient of w in w ⋆ x, chunk by chunk of tiles."""
-    k = device.kernels
-    (samples, inputs), outputs = x.shape[:2], gy.shape[1]
-    down, across = (-(-n // 4) for n in g.output)
-    count = samples * down * across
-    blocks = max(1, min(-(-count // winograd.BLOCK), CHUNK // (winograd.POINTS * winograd.BLOCK * (inputs + outputs))))
-    tiles = (blocks | 1) * winograd.BLOCK
-    # an odd number of cache lines from point to point, or the points of a tile would meet in a few sets of the cache
-    v = device.empty((winograd.POINTS, inputs | 1, tiles), float32)
-    m = device.empty((winograd.POINTS, outputs | 1, tiles), float32)
-    u = device.empty((winograd.POINTS, outputs, inputs), float32)
-    term = device.empty(u.shape, float32)
-    patch_work = device.empty((inputs, winograd.line_work()), float32)
-    result_work = device.empty((outputs, winograd.line_work()), float32)
-    for first in range(0, count, tiles):
-        launch(k.winograd_patches, x, first, *g.before, down, across, patch_work, v)
-        launch(k.winograd_results, gy, first, result_work, m)
-        launch(k.winograd_accumulate, m, v, first > 0, term, u)
-    launch(k.winograd_filter_gradient, u, out)
+    """out = the gradient of w in w ⋆ x."""
+    inputs, outputs = x.shape[1], gy.shape[1]
+    plane = winograd.gradient_plane(outputs, inputs)
+    tiles = 64 if _count(gy) >= 128 else 32
+    parts = PARTS
+    while parts > 2 and (parts * winograd.POINTS * plane > TOTAL or parts * tiles > _count(gy)):
+        parts //= 2
+    shares = max(1, min(parts, pool.threads))
+    u = device.empty((parts, winograd.POINTS, plane), float32)
+    work = device.empty((shares, winograd.gradient_work(outputs, inputs, tiles)), float32)
+    launch(device.kernels.winograd_gradient, x, gy, *g.before, tiles, work, u)
+    launch(device.kernels.winograd_filter_gradient, u, out)

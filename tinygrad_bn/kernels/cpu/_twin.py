@@ -46,8 +46,19 @@ def load_every(a: Any, i: int, k: int, n: int) -> Any:
     return _stretch(a, i, n * lanes(a))[k::n].copy()
 
 
+def store_every2(a: Any, i: int, *vectors: Any) -> None:
+    _stretch(a, i, 2 * lanes(a))[:] = np.stack(vectors, 1).ravel()
+
+
 def store_every4(a: Any, i: int, *vectors: Any) -> None:
     _stretch(a, i, 4 * lanes(a))[:] = np.stack(vectors, 1).ravel()
+
+
+def transpose(a: Any, i: int, m: int, b: Any, j: int, n: int) -> None:
+    size = lanes(a)
+    rows = np.stack([_stretch(a, i + k * m, size) for k in range(size)])
+    for k in range(size):
+        _stretch(b, j + k * n, size)[:] = rows[:, k]
 
 
 def store(a: Any, i: int, v: Any) -> None:
@@ -58,6 +69,12 @@ def store_first(a: Any, i: int, v: Any, n: int) -> None:
     n = min(n, lanes(a))
     if n > 0:
         _stretch(a, i, n)[:] = v[:n]
+
+
+def store_between(a: Any, i: int, v: Any, m: int, n: int) -> None:
+    m, n = max(m, 0), min(n, lanes(a))
+    if n > m:
+        _stretch(a, i + m, n - m)[:] = v[m:n]
 
 
 def splat(x: Any) -> Any:
@@ -120,5 +137,59 @@ def array_at(address: int, n: int, like: Any) -> Any:
     return np.ctypeslib.as_array((kind * int(n)).from_address(int(address)))
 
 
+def prefetch(a: Any, i: int) -> None:
+    """NumPy has no such thing."""
+
+
 def pointer_to(a: Any) -> Any:
     return _flat(a)
+
+
+def where_larger(v: Any, w: Any, a: Any, b: Any) -> Any:
+    return np.where(v > w, a, b)
+
+
+def where_larger_or_nan(v: Any, w: Any, a: Any, b: Any) -> Any:
+    return np.where((v > w) | np.isnan(v), a, b)
+
+
+def where_equal(v: Any, w: Any, a: Any, b: Any) -> Any:
+    return np.where(v == w, a, b)
+
+
+def evens(v: Any, w: Any) -> Any:
+    return np.concatenate([v, w])[::2].copy()
+
+
+def odds(v: Any, w: Any) -> Any:
+    return np.concatenate([v, w])[1::2].copy()
+
+
+def zip_low(v: Any, w: Any) -> Any:
+    return np.stack([v, w], 1).ravel()[: v.size].copy()
+
+
+def zip_high(v: Any, w: Any) -> Any:
+    return np.stack([v, w], 1).ravel()[v.size :].copy()
+
+
+def load_whole(a: Any, i: int, v: Any) -> Any:
+    return _stretch(a, i, v.size).astype(v.dtype)
+
+
+def load_whole_first(a: Any, i: int, n: int, v: Any) -> Any:
+    out = np.zeros_like(v)
+    n = min(n, v.size)
+    if n > 0:
+        out[:n] = _stretch(a, i, n)
+    return out
+
+
+def store_whole(a: Any, i: int, v: Any) -> None:
+    _stretch(a, i, v.size)[:] = v
+
+
+def store_whole_first(a: Any, i: int, v: Any, n: int) -> None:
+    n = min(n, v.size)
+    if n > 0:
+        _stretch(a, i, n)[:] = v[:n]

@@ -1,13 +1,14 @@
 """A vector type for Numba kernels: as wide as the processor's registers, with operators. Only this file, ``vector.py``
-and ``shuffles.py`` know LLVM.
+and ``shuffles.py`` know LLVM, and ``_entry.py``, which is around the kernels.
 
     v = load(a, i)                lanes(a) elements of the array from the i-th on, in C order
     v = load_first(a, i, n)       the first n of them, zeros in the other lanes; nothing behind them is read
     store(a, i, v), store_first(a, i, v, n)
+    store_between(a, i, v, m, n)  only lanes m … n - 1, where each belongs
     splat(x), zeros(a)            one number in all lanes
     + - * /, fma(a, b, c), sqrt(v), exp(v), first(v, n), lane(v, i), largest(a, b),
     smallest(a, b), unless_nan(a, b), where_positive(z, v), total(v),
-    store_totals(a, i, v, w, x, y), pointer_to(a), array_at(address, n, like)
+    store_totals(a, i, v, w, x, y), pointer_to(a), prefetch(a, i), array_at(address, n, like)
 
 Multiplication and addition may contract to a fused operation; nothing else is rearranged. With the JIT off the
 same names work on NumPy arrays (``_twin.py``), so that kernels can be stepped through and measured for coverage.
@@ -81,13 +82,35 @@ if ENABLED:
 
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             pointer = address_of(context, builder, signature.args[0], args[0], args[1], kind)
-            mask = kind.mask(builder, args[3])
-            shape = ir.FunctionType(ir.VoidType(), [kind.value, pointer.type, I32, mask.type])
-            function = cgutils.get_or_insert_function(builder.module, shape, f"llvm.masked.store.{kind.suffix}.p0")
-            builder.call(function, [args[2], pointer, ir.Constant(I32, align_of(kind)), mask])
+            kind.masked_store(builder, args[2], pointer, kind.mask(builder, args[3]))
             return context.get_dummy_value()
 
         return types.void(a, types.intp, kind, types.int64), generate
+
+    @intrinsic
+    def store_between(typing: Any, a: Any, i: Any, v: Any, m: Any, n: Any) -> Any:
+        kind = VECTORS[a.dtype]
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            pointer = address_of(context, builder, signature.args[0], args[0], args[1], kind)
+            mask = builder.and_(kind.mask(builder, args[4]), builder.not_(kind.mask(builder, args[3])))
+            kind.masked_store(builder, args[2], pointer, mask)
+            return context.get_dummy_value()
+
+        return types.void(a, types.intp, kind, types.int64, types.int64), generate
+
+    @intrinsic
+    def prefetch(typing: Any, a: Any, i: Any) -> Any:
+        """Ask for the cache line of an element, which need not exist."""
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            pointer = builder.gep(data_of(context, builder, signature.args[0], args[0]), [args[1]])
+            shape = ir.FunctionType(ir.VoidType(), [pointer.type, I32, I32, I32])
+            function = cgutils.get_or_insert_function(builder.module, shape, "llvm.prefetch.p0")
+            builder.call(function, [pointer, *(ir.Constant(I32, n) for n in (0, 2, 1))])  # to read, second level, data
+            return context.get_dummy_value()
+
+        return types.void(a, types.int64), generate
 
     @intrinsic
     def lanes(typing: Any, a: Any) -> Any:
@@ -309,10 +332,12 @@ else:
         load,
         load_first,
         pointer_to,
+        prefetch,
         smallest,
         splat,
         sqrt,
         store,
+        store_between,
         store_first,
         store_totals,
         total,

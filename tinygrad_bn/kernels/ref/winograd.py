@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_bn.kernels.spec import spec
+from tinygrad_bn.kernels.winograd import HEIGHT, LANES, POINTS, padded
 
 Array = np.ndarray[Any, Any]
 
@@ -51,26 +52,41 @@ def patches_of(x: Array, top: int, left: int, down: int, across: int) -> Array:
     return windows.transpose(1, 0, 2, 3, 4, 5).reshape(c, n * down * across, 6, 6)
 
 
+def _panels(u: Array, inputs: int) -> Array:
+    """Transformed filters (6, 6, outputs, inputs) as they lie in panels, the last of which is filled up: a copy."""
+    panels = u[:, : u.shape[1] - LANES].reshape(6, 6, -1, inputs, HEIGHT)
+    return panels.swapaxes(3, 4).reshape(6, 6, -1, inputs)
+
+
 @spec(writes="u")
 def winograd_filters(w: Array, turned: bool, u: Array) -> None:
-    """u[q, o, c] = G w[o, c] Gᵀ; ``turned``: of the filters rotated by 180°."""
-    filters = w[:, :, ::-1, ::-1] if turned else w
-    u[...] = np.einsum("ir,ocrs,js->ijoc", G, filters.astype(np.float64), G).reshape(u.shape)
+    """u[q, p, c, r] = G w[HEIGHT p + r, c] Gᵀ, zeros where there is no filter, for the points q.
+
+    ``turned``: of the filters rotated by 180°, outputs and inputs exchanged. A point's filters lie in a row of
+    ``kernels.winograd.filter_plane`` elements.
+    """
+    filters = w[:, :, ::-1, ::-1].swapaxes(0, 1) if turned else w
+    outputs, inputs = filters.shape[:2]
+    whole = np.zeros((6, 6, padded(outputs, HEIGHT), inputs))
+    whole[:, :, :outputs] = np.einsum("ir,ocrs,js->ijoc", G, filters.astype(np.float64), G)
+    u[...] = 0
+    u[:, : u.shape[1] - LANES] = whole.reshape(POINTS, -1, HEIGHT, inputs).swapaxes(2, 3).reshape(POINTS, -1)
 
 
 @spec(writes="y", workspace="work")
 def winograd_convolution(
-    x: Array, u: Array, turned: bool, bias: Array, top: int, left: int, work: Array, y: Array
+    x: Array, u: Array, bias: Array, top: int, left: int, tiles: int, held: int, work: Array, y: Array
 ) -> None:
-    """y = w ⋆ x + bias, of filters transformed by ``winograd_filters``; ``turned``: y[c] = Σ_o w[o, c] ⋆ x[o].
+    """y = w ⋆ x + bias, of filters transformed by ``winograd_filters``.
 
-    ``work``: as many rows as the work is to be shared among, of ``kernels.winograd.block_work`` elements.
+    ``tiles`` are transformed at once, a multiple of LANES, and ``held`` outputs transformed back, a multiple of
+    HEIGHT. ``work``: as many rows as the work is to be shared among, of ``kernels.winograd.block_work`` elements.
     """
     n, k, rows, columns = y.shape
     down, across = tiles_of(rows, columns)
     patches = np.einsum("ir,ctrs,js->ijct", B, patches_of(x, top, left, down, across), B)
-    filters = u.astype(np.float64).reshape(6, 6, *u.shape[1:])
-    m = np.einsum("ijck,ijct->ijkt" if turned else "ijkc,ijct->ijkt", filters, patches)
+    filters = _panels(u.astype(np.float64), x.shape[1])[:, :, :k]
+    m = np.einsum("ijkc,ijct->ijkt", filters, patches)
     out = np.einsum("ri,ijkt,sj->ktrs", A, m, A).reshape(k, n, down, across, 4, 4)
     whole = out.transpose(1, 0, 2, 4, 3, 5).reshape(n, k, 4 * down, 4 * across)[:, :, :rows, :columns]
     y[...] = whole + (bias[:, None, None] if bias.size else 0)

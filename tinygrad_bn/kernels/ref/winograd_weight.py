@@ -1,4 +1,4 @@
-"""The gradient of a 3×3 convolution's filters by Winograd's F(4×4, 3×3), step by step for a chunk of tiles.
+"""The gradient of a 3×3 convolution's filters by Winograd's F(4×4, 3×3).
 
 gw = Gᵀ [Σ_tiles (A gy Aᵀ) ⊙ (Bᵀ x B)] G
 """
@@ -9,46 +9,49 @@ import numpy as np
 
 from tinygrad_bn.kernels.ref.winograd import A, Array, B, G, patches_of, tiles_of
 from tinygrad_bn.kernels.spec import spec
+from tinygrad_bn.kernels.winograd import HEIGHT, LANES, POINTS, padded
 
 
-@spec(writes="v", workspace="work")
-def winograd_patches(x: Array, first: int, top: int, left: int, down: int, across: int, work: Array, v: Array) -> None:
-    """v[q, c, t] = Bᵀ x B of the tiles from ``first`` on, zero beyond the last tile and channel.
-
-    ``work``: ``kernels.winograd.line_work`` elements a channel.
-    """
-    found = np.einsum("ir,ctrs,js->ijct", B, patches_of(x, top, left, down, across), B).reshape(36, x.shape[1], -1)
-    found = found[:, :, first : first + v.shape[2]]
-    v[...] = 0
-    v[:, : found.shape[1], : found.shape[2]] = found
-
-
-@spec(writes="m", workspace="work")
-def winograd_results(gy: Array, first: int, work: Array, m: Array) -> None:
-    """m[q, o, t] = A gy Aᵀ of the tiles from ``first`` on, zero beyond the last tile and output.
-
-    ``work``: ``kernels.winograd.line_work`` elements an output.
-    """
+def results_of(gy: Array, down: int, across: int) -> Array:
+    """The gradients (4, 4) of all tiles, (O, tiles, 4, 4), float64, zero beyond the edges."""
     n, k, rows, columns = gy.shape
-    down, across = tiles_of(rows, columns)
-    padded = np.zeros((n, k, 4 * down, 4 * across))
-    padded[:, :, :rows, :columns] = gy
-    tiles = padded.reshape(n, k, down, 4, across, 4).transpose(1, 0, 2, 4, 3, 5).reshape(k, -1, 4, 4)
-    found = np.einsum("ri,ktrs,sj->ijkt", A, tiles, A).reshape(36, k, -1)[:, :, first : first + m.shape[2]]
-    m[...] = 0
-    m[:, : found.shape[1], : found.shape[2]] = found
+    whole = np.zeros((n, k, 4 * down, 4 * across))
+    whole[:, :, :rows, :columns] = gy
+    return whole.reshape(n, k, down, 4, across, 4).transpose(1, 0, 2, 4, 3, 5).reshape(k, -1, 4, 4)
 
 
-@spec(writes="", updates="u", workspace="term")
-def winograd_accumulate(m: Array, v: Array, added: bool, term: Array, u: Array) -> None:
-    """u[q, o, c] = Σ_t m[q, o, t] v[q, c, t], added to what is there if ``added``. ``term`` is like ``u``."""
-    factors = m[:, : u.shape[1]].astype(np.float64), v[:, : u.shape[2]].astype(np.float64)
-    found = factors[0] @ factors[1].swapaxes(1, 2)
-    u[...] = found + (u if added else 0)
+@spec(writes="u", workspace="work")
+def winograd_gradient(x: Array, gy: Array, top: int, left: int, tiles: int, work: Array, u: Array) -> None:
+    """u[p, q, o, c] = Σ_t (A gy[o, t] Aᵀ)_q (Bᵀ x[c, t] B)_q over the tiles of part p; the sum of all parts counts.
+
+    The parts are whole blocks of ``tiles``, a multiple of LANES: part p of P holds blocks ⌊p B / P⌋ … ⌊(p + 1) B / P⌋.
+    A point's sums lie in a row of ``kernels.winograd.gradient_plane`` elements, outputs padded with zeros to HEIGHT
+    and channels to LANES. ``work``: as many rows as the work is to be shared among, of
+    ``kernels.winograd.gradient_work`` elements.
+    """
+    outputs, inputs, parts = gy.shape[1], x.shape[1], u.shape[0]
+    down, across = tiles_of(*gy.shape[2:])
+    v = np.einsum("ir,ctrs,js->ijct", B, patches_of(x, top, left, down, across), B)
+    m = np.einsum("ri,ktrs,sj->ijkt", A, results_of(gy, down, across), A)
+    blocks = -(-v.shape[3] // tiles)
+    whole = np.zeros((6, 6, padded(outputs, HEIGHT), padded(inputs, LANES)))
+    u[...] = 0
+    for p in range(parts):
+        own = slice(blocks * p // parts * tiles, blocks * (p + 1) // parts * tiles)
+        whole[:, :, :outputs, :inputs] = m[..., own] @ v[..., own].swapaxes(2, 3)
+        u[p, :, : u.shape[2] - LANES] = whole.reshape(POINTS, -1)
 
 
-@spec(writes="gw")
+@spec(writes="gw", updates="u")
 def winograd_filter_gradient(u: Array, gw: Array) -> None:
-    """gw[o, c] = Gᵀ u[:, o, c] G."""
-    points = u.astype(np.float64).reshape(6, 6, *gw.shape[:2])
-    gw[...] = np.einsum("ir,ijoc,js->ocrs", G, points, G)
+    """gw[o, c] = Gᵀ (Σ_p u[p, :, o, c]) G, of what ``winograd_gradient`` left.
+
+    The sum is formed in u[0], and the nine taps where its first nine points were.
+    """
+    outputs, inputs = gw.shape[:2]
+    used = outputs * padded(inputs, LANES)
+    points = u[:, :, :used].astype(np.float64).sum(0)
+    u[0, :, :used] = points
+    taps = np.einsum("ir,ijt,js->rst", G, points.reshape(6, 6, -1), G)
+    u[0, :9, :used] = taps.reshape(9, -1)
+    gw[...] = taps.reshape(3, 3, outputs, -1)[..., :inputs].transpose(2, 3, 0, 1)
