@@ -75,7 +75,7 @@ def backward_weight(gy: Array, x: Array, out: Array, g: Geometry, device: Device
     """out = the gradient of w in w ⋆ x."""
     inputs, outputs = x.shape[1], gy.shape[1]
     plane = winograd.gradient_plane(outputs, inputs)
-    tiles = 64 if _count(gy) >= 128 else 32
+    tiles = 64 if _count(gy) >= 128 and inputs + outputs <= 256 else 32
     parts = PARTS
     while parts > 2 and (parts * winograd.POINTS * plane > TOTAL or parts * tiles > _count(gy)):
         parts //= 2

@@ -122,6 +122,24 @@ def taps(u: Any, p: Any, step: Any) -> None:
     store(u, p + 8 * step, g8)
 
 
+@jit()
+def merge(u: Any, at: Any, n: Any, parts: Any, step: Any) -> None:
+    """The parts of one row of one point added to the first, n elements, whole registers."""
+    for i in range(at, at + n, lanes(u)):
+        total = load(u, i)
+        for part in range(1, parts):
+            total = total + load(u, i + part * step)
+        store(u, i, total)
+
+
+@jit()
+def spread(u: Any, at: Any, step: Any, n: Any, gw: Any, to: Any) -> None:
+    """The nine taps of n filters, which lie ``step`` apart, side by side."""
+    for c in range(n):
+        for i in range(9):
+            gw[to + 9 * c + i] = u[at + i * step + c]
+
+
 @parallel(work="u", grain=GRAIN)
 def winograd_filter_gradient(u: Any, gw: Any) -> None:
     outputs, inputs = gw.shape[:2]
@@ -130,14 +148,9 @@ def winograd_filter_gradient(u: Any, gw: Any) -> None:
     fu, fgw = u.reshape(-1), gw.reshape(-1)
     for o in prange(outputs):
         row = o * wide
-        for q in range(POINTS):
-            for p in range(1, parts):
-                at = q * step + row
-                more = at + p * POINTS * step
-                for c in range(wide):
-                    fu[at + c] += fu[more + c]
+        if parts > 1:
+            for q in range(POINTS):
+                merge(pointer_to(fu), q * step + row, wide, parts, POINTS * step)
         for c in range(0, wide, lanes(u)):
             taps(pointer_to(fu), row + c, step)
-        for c in range(inputs):
-            for i in range(9):
-                fgw[(o * inputs + c) * 9 + i] = fu[i * step + row + c]
+        spread(pointer_to(fu), row, step, inputs, pointer_to(fgw), 9 * o * inputs)
