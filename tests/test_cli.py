@@ -287,7 +287,7 @@ def test_the_module_runs_as_a_command() -> None:
     process = start("--help")
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
-    assert all(command in out for command in ("train", "evaluate", "info"))
+    assert all(command in out for command in ("train", "evaluate", "info", "warmup"))
     process = start()
     _, err = process.communicate(timeout=120)
     assert process.returncode == 2

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import gc
 import mmap
+import os
 import threading
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import tinygrad_bn as tb
-from tinygrad_bn.core.device import POOLED, Pool, cpu, pool
+from tinygrad_bn.core import memory
+from tinygrad_bn.core.device import cpu
+from tinygrad_bn.core.memory import POOLED, Pool, Ranges, pool
 
 pytestmark = pytest.mark.jit_off
 
@@ -125,18 +131,147 @@ def test_empty_cache() -> None:
     assert pool.idle_bytes == 0
 
 
-def test_what_lies_idle_is_limited() -> None:
-    """A quarter of a gigabyte, or what was in use at the peak."""
+def test_empty_cache_gives_pages_back_below_and_above_what_is_in_use() -> None:
+    below, x, above = tb.ones(N), tb.ones(N), tb.ones(N)
+    del below, above
+    tb.empty_cache()
+    assert (x.numpy() == 1.0).all()
+    assert pool.touched_bytes == pool.used_bytes
+    assert (tb.full((2 * N,), 3.0).numpy() == 3.0).all()
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MADV_DONTNEED"), reason="the system keeps pages until their segment is unmapped")
+def test_pages_given_back_are_no_longer_the_processs() -> None:
     own = Pool()
-    size = 1 << 27
-    buffers = [own.take(size) for _ in range(3)]
-    for b in buffers:
-        own.give(b)
-    assert own.idle_bytes == 3 * size == own.peak_bytes
-    big = own.take(1 << 20)
-    own.give(big)
-    assert own.idle_bytes <= own.peak_bytes
-    assert own.used_bytes == 0
+    first, second = own.take(POOLED), own.take(POOLED)
+    segment, offset, _, size = second
+    segment[offset : offset + size] = b"x" * size
+    own.give(second)
+    own.clear()
+    assert segment[offset : offset + size] == bytes(size)  # pages anew
+    assert own.take(POOLED)[1] == offset
+    own.give(first)
+
+
+def test_the_last_buffer_of_a_segment_takes_it_along() -> None:
+    own = Pool()
+    place = own.take(1 << 20)
+    own.give(place)
+    assert len(own._segments) == 1
+    own.clear()
+    assert own._segments == {}
+    assert own.fresh.sizes == own.holes.sizes == []
+    assert own.touched_bytes == own.used_bytes == 0
+
+
+def test_neighbours_are_joined_before_more_pages_are_touched() -> None:
+    """Many small buffers that came back make room for a large one, and a large one for small ones."""
+    own = Pool()
+    size = 1 << 22
+    most = 1 << 27
+    for _ in range(2):
+        for place in [own.take(size) for _ in range(most // size)]:
+            own.give(place)
+        own.give(own.take(most))
+        assert own.touched_bytes == most
+
+
+def test_a_little_memory_is_not_joined() -> None:
+    """Looking for room costs time: what is kept of each size is small beside the package itself."""
+    own = Pool()
+    for n in (1, 2, 3):
+        own.give(own.take(n << 20))
+    assert own.touched_bytes == 6 << 20
+    assert own.holes.sizes == []
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=60), st.randoms(use_true_random=False))
+def test_buffers_are_disjoint_whatever_comes(sizes: list[int], random: object) -> None:
+    own = Pool()
+    held: list[memory.Place] = []
+    for size in sizes:
+        if held and random.random() < 0.4:  # type: ignore[attr-defined]
+            own.give(held.pop(random.randrange(len(held))))  # type: ignore[attr-defined]
+        if random.random() < 0.1:  # type: ignore[attr-defined]
+            own._join()
+        held.append(own.take(size << 16))
+        ends = sorted((place[2], place[2] + place[3]) for place in held)
+        assert all(a[1] <= b[0] for a, b in pairwise(ends))
+        idle = sum(p[3] for bucket in own.idle.values() for p in bucket) + sum(n for n, _ in own.holes.sizes)
+        assert own.used_bytes == sum(place[3] for place in held) == own.touched_bytes - idle
+
+
+def test_ranges_that_adjoin_become_one() -> None:
+    ranges = Ranges()
+    for position in (0, 20, 10, 40):
+        ranges.insert(10, position)
+    assert ranges.sizes == [(10, 40), (30, 0)]
+    assert ranges.cut(31) is None
+    assert ranges.cut(8) == 40
+    assert ranges.cut(3) == 0
+    assert ranges.sizes == [(2, 48), (27, 3)]
+
+
+def test_no_memory_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(size: int) -> mmap.mmap:
+        raise OSError(12, "Cannot allocate memory")
+
+    own = Pool()
+    place = own.take(POOLED)
+    monkeypatch.setattr(memory, "_map", refuse)
+    with pytest.raises(MemoryError, match=r"empty: the system has no \d+ bytes of memory left: Cannot allocate memory"):
+        own.take(1 << 40)
+    assert own.used_bytes == POOLED
+    own.give(place)
+    own.give(own.take(POOLED))
+
+
+def test_a_segment_of_the_usual_size_may_be_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    really = memory._map
+
+    def modest(size: int) -> mmap.mmap:
+        if size > 1 << 22:
+            raise OSError(12, "Cannot allocate memory")
+        return really(size)
+
+    monkeypatch.setattr(memory, "_map", modest)
+    own = Pool()
+    places = [own.take(1 << 22), own.take(1 << 16)]
+    assert len({id(p[0]) for p in places}) == 2
+    for place in places:
+        own.give(place)
+    own.clear()
+    assert own._segments == {}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_childs_writes_are_its_own() -> None:
+    x = tb.ones(N)
+    child = os.fork()
+    if child == 0:
+        x.array.fill(5.0)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert (x.numpy() == 1.0).all()
+
+
+def test_statistics() -> None:
+    before = tb.memory_allocated()
+    tb.reset_peak_memory_stats()
+    assert tb.max_memory_allocated() == before
+    x = tb.zeros(N)
+    y = tb.zeros(2 * N)
+    z = y[:N]
+    assert tb.memory_allocated() == before + 3 * POOLED
+    del x, y
+    assert tb.memory_allocated("cpu") == before + 2 * POOLED
+    assert tb.max_memory_allocated(tb.device("cpu")) == before + 3 * POOLED
+    tb.reset_peak_memory_stats()
+    assert tb.max_memory_allocated() == before + 2 * POOLED
+    del z
+    assert tb.memory_allocated() == before
+    with pytest.raises(tb.errors.DeviceError, match=r"memory_allocated: 'device' must be one of cpu, ref. Got 'gpu'"):
+        tb.memory_allocated("gpu")
 
 
 def test_threads() -> None:
@@ -177,18 +312,3 @@ def test_a_loop_lives_on_few_buffers() -> None:
         (w * 2.0).tanh().sum().backward()
         w.grad = None
     assert pool.peak_bytes == taken
-
-
-def test_sizes_no_longer_asked_for_make_room() -> None:
-    """After large buffers have filled the pool, smaller ones must still be kept: mapping them anew costs more than most
-    kernels."""
-    own = Pool()
-    large, small = 1 << 27, 1 << 20
-    for buffer in [own.take(large) for _ in range(2)]:
-        own.give(buffer)
-    limit = max(1 << 28, own.peak_bytes)
-    assert own.idle_bytes == 2 * large == limit
-    held = own.take(small)
-    own.give(held)
-    assert own.idle_bytes <= limit
-    assert own.take(small) is held

@@ -5,6 +5,8 @@ Each test runs processes of its own on a copy of the package with a cache of its
 
 from __future__ import annotations
 
+import ast
+import importlib
 import os
 import shutil
 import subprocess
@@ -14,6 +16,9 @@ from pathlib import Path
 import pytest
 
 import tinygrad_bn
+from tinygrad_bn.kernels import TOPICS
+from tinygrad_bn.kernels.cpu import _cache
+from tinygrad_bn.kernels.cpu._jit import ENABLED
 
 SOURCE = Path(tinygrad_bn.__file__).parent
 REPORT = """
@@ -22,8 +27,8 @@ import tinygrad_bn as tb
 assert "numba" not in sys.modules
 x = tb.tensor([0.5, 1.0, 2.0])
 {code}
-from tinygrad_bn.kernels.cpu import _jit
-print(*y.tolist(), _jit.compiled)
+from tinygrad_bn.kernels.cpu import _cache
+print(*y.tolist(), _cache.activity.compiled)
 """
 EXP = "y = x.exp()"
 NEG = "y = -x"
@@ -114,7 +119,9 @@ def test_editing_what_a_kernel_does_not_import_compiles_nothing(house: House) ->
 
 
 @pytest.mark.parametrize(
-    "spoil", [lambda b: b"nonsense", lambda b: b[: len(b) // 2], lambda b: b""], ids=["nonsense", "half", "empty"]
+    "spoil",
+    [lambda b: b"nonsense", lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b[:-9] + b"x" + b[-8:]],
+    ids=["nonsense", "half", "empty", "one byte"],
 )
 def test_a_spoilt_file_is_compiled_anew(house: House, spoil: object) -> None:
     values, first, _ = house.run(NEG)
@@ -124,14 +131,104 @@ def test_a_spoilt_file_is_compiled_anew(house: House, spoil: object) -> None:
     assert house.run(NEG)[:2] == (values, 0)
 
 
-def test_a_cache_that_cannot_be_written(house: House) -> None:
-    """The temporary folder serves instead."""
-    blocked = house.folder / "file"
-    blocked.write_text("not a folder")
-    values, _, said = house.run(NEG, TINYGRAD_BN_CACHE=str(blocked / "cache"))
+REFUSE = """
+import errno, os, tempfile
+def refuse(*args, **kwargs):
+    raise OSError(errno.{error}, os.strerror(errno.{error}))
+{what} = refuse
+"""
+
+
+def warned_once(said: str, where: Path, reason: str) -> bool:
+    """Whether there is one warning, with the remedy, and no traceback."""
+    text = (
+        f"RuntimeWarning: tinygrad_bn: compiled kernels cannot be kept in {where}: {reason}. Every process compiles its"
+    )
+    remedy = "Hint: set TINYGRAD_BN_CACHE to a folder that can be written."
+    return said.count(text) == said.count("Warning:") == said.count(remedy) == 1 and "Traceback" not in said
+
+
+@pytest.mark.parametrize("code", [NEG, EXP], ids=["neg", "exp"])
+def test_a_folder_that_cannot_be_made(house: House, code: str) -> None:
+    """Kernels, those from generated source too, are compiled all the same; nothing is written anywhere."""
+    (house.folder / "file").write_text("not a folder")
+    blocked = house.folder / "file" / "cache"
+    before = sorted(house.folder.iterdir())
+    values, compiled, said = house.run(code, TINYGRAD_BN_CACHE=str(blocked))
+    assert values == house.run(code)[0]
+    assert compiled > 0
+    assert warned_once(said, blocked, "Not a directory")
+    assert "tinygrad_bn: compiling kernels for this processor, in this process\n" in said
+    assert set(house.folder.iterdir()) - set(before) == {house.cache}
+
+
+def test_no_home(house: House) -> None:
+    """Where there is neither a folder of the user's nor a choice, nothing named ~ appears."""
+    code = f"import os; os.path.expanduser = lambda path: path\n{NEG}"
+    values, _, said = house.run(code, TINYGRAD_BN_CACHE="", XDG_CACHE_HOME="")
     assert values == [-0.5, -1.0, -2.0]
-    assert str(house.folder / "tinygrad_bn-") in said
-    assert house.run(NEG, TINYGRAD_BN_CACHE=str(blocked / "cache"))[1] == 0
+    assert warned_once(said, Path("~/.cache/tinygrad_bn"), "there is no home folder")
+    assert not (house.folder / "~").exists()
+
+
+@pytest.mark.parametrize(
+    ("what", "error", "reason"),
+    [
+        ("tempfile.NamedTemporaryFile", "EROFS", "Read-only file system"),
+        ("tempfile._TemporaryFileWrapper.write", "ENOSPC", "No space left on device"),
+        ("os.replace", "EACCES", "Permission denied"),
+    ],
+)
+def test_a_folder_that_cannot_be_written(house: House, what: str, error: str, reason: str) -> None:
+    refuse = REFUSE.format(what=what, error=error)
+    values, compiled, said = house.run(refuse + NEG)
+    assert values == [-0.5, -1.0, -2.0]
+    assert compiled > 0
+    assert warned_once(said, house.cache, reason)
+    assert house.kernels() == list(house.cache.rglob("*.part")) == []
+
+
+def test_a_full_folder_that_cannot_be_written_serves_as_it_is(house: House) -> None:
+    values, _, _ = house.run(NEG)
+    refuse = REFUSE.format(what="tempfile.NamedTemporaryFile", error="EROFS")
+    assert house.run(refuse + NEG) == (values, 0, "")
+
+
+def test_a_kernel_that_calls_a_loaded_one_is_compiled(house: House) -> None:
+    """Its bitcode is read then, not before."""
+    house.run(EXP)
+    for path in house.cache.glob("generated.elementwise*.exp-*.kernel"):
+        path.unlink()
+    values, compiled, _ = house.run(EXP)
+    assert compiled == 1
+    assert values == pytest.approx([1.6487212, 2.7182818, 7.3890561])
+    assert house.run(EXP)[1] == 0
+
+
+@pytest.mark.skipif(not ENABLED, reason="nothing is compiled")
+def test_imports_are_found_without_a_parser() -> None:
+    """The pattern that looks for imports finds what Python's parser finds, in every kernel's file; it may find more, in
+    the source that a file generates."""
+    for topic in TOPICS:
+        importlib.import_module(f"tinygrad_bn.kernels.cpu.{topic}")
+    for name in [name for name in sys.modules if name.startswith("tinygrad_bn.kernels.")]:
+        wanted = set()
+        for node in ast.walk(ast.parse(_cache._source(name))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tinygrad_bn.kernels"):
+                wanted |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+            elif isinstance(node, ast.Import):
+                wanted |= {alias.name for alias in node.names if alias.name.startswith("tinygrad_bn.kernels")}
+        assert {w for w in wanted if w in sys.modules} <= set(_cache.imports(name)), name
+        assert len(wanted) == 0 or _cache.imports(name)
+
+
+def test_what_a_kernel_depends_on_is_the_same_however_much_has_been_imported() -> None:
+    code = "from tinygrad_bn.kernels.cpu import _cache; print(_cache.closure_hash('tinygrad_bn.kernels.cpu.winograd'))"
+    everything = (
+        f"import importlib; [importlib.import_module('tinygrad_bn.kernels.cpu.' + t) for t in {TOPICS}]; {code}"
+    )
+    found = {subprocess.check_output([sys.executable, "-c", c], text=True) for c in (code, everything)}
+    assert len(found) == 1
 
 
 def test_the_users_own_cache_folder(house: House) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tinygrad_bn import (
+    backends,
     cuda,
     errors,
     functional,
@@ -15,7 +16,7 @@ from tinygrad_bn import (
 )
 from tinygrad_bn.core.backward import grad
 from tinygrad_bn.core.device import as_device as device
-from tinygrad_bn.core.device import empty_cache
+from tinygrad_bn.core.device import empty_cache, max_memory_allocated, memory_allocated, reset_peak_memory_stats
 from tinygrad_bn.core.dtype import DType as dtype
 from tinygrad_bn.core.dtype import (
     bfloat16,
@@ -171,6 +172,7 @@ __all__ = [  # autograd, data, models, testing and train are imported on first u
     "argmin",
     "as_tensor",
     "autograd",
+    "backends",
     "bfloat16",
     "bmm",
     "bool",
@@ -251,8 +253,10 @@ __all__ = [  # autograd, data, models, testing and train are imported on first u
     "manual_seed",
     "matmul",
     "max",
+    "max_memory_allocated",
     "maximum",
     "mean",
+    "memory_allocated",
     "min",
     "minimum",
     "mm",
@@ -278,6 +282,7 @@ __all__ = [  # autograd, data, models, testing and train are imported on first u
     "randn_like",
     "randperm",
     "relu",
+    "reset_peak_memory_stats",
     "reshape",
     "roll",
     "save",

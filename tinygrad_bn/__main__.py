@@ -1,4 +1,4 @@
-"""``python -m tinygrad_bn``: train, evaluate, info."""
+"""``python -m tinygrad_bn``: train, evaluate, info, warmup."""
 
 import sys
 

@@ -113,7 +113,7 @@ def table(found: Sequence[Line]) -> str:
     head = ["case", "ours", "p10 – p90"]
     for malloc in mallocs:
         head += [f"best peer, {malloc} malloc", "ratio"]
-    return _aligned([*head, "GFLOP/s", "GB/s", "of the floor"], [_main_row(line, mallocs) for line in found])
+    return aligned([*head, "GFLOP/s", "GB/s", "of the floor"], [_main_row(line, mallocs) for line in found])
 
 
 def contenders_table(found: Sequence[Line]) -> str:
@@ -126,11 +126,11 @@ def contenders_table(found: Sequence[Line]) -> str:
             times = f"{s.median / line.timing.median:.2f}" if s and line.timing else "–"
             rows.append([e.case, e.contender, e.malloc, *numbers, times, str(e.count) if s else "–"])
     head = ["case", "contender", "malloc", "median", "p10", "p90", "min", "times ours", "steps a sample"]
-    return _aligned(head, rows)
+    return aligned(head, rows)
 
 
-def _aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table that also reads well as text."""
+def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table that also reads well as text."""
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
 
     def text(row: Sequence[str]) -> str:

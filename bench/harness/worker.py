@@ -5,6 +5,7 @@
     {"do": "answer", "to": FILE}                      run its first steps and write what they return
     {"do": "calibrate"}                               how many steps make a sample
     {"do": "time", "count": K}                        seconds a step
+    {"do": "memory", "count": K}                      bytes that K steps make the process grow by, at their peak
     {"do": "drop"}                                    let go of the case
     {"do": "describe"}                                what the framework says of itself
     {"do": "quit"}
@@ -24,6 +25,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from bench.harness import footprint
 from bench.harness.case import Case, Step, discover
 from bench.harness.contenders import CONTENDERS
 from bench.harness.timing import calibrate, sample
@@ -60,6 +62,14 @@ class Worker:
     def time(self, count: int) -> float:
         case, step = self._prepared()
         return sample(step, self.contender.wait, count) / case.calls
+
+    def memory(self, count: int) -> int:
+        step = self._prepared()[1]
+        gc.collect()
+        before = footprint.resident()
+        for _ in range(count):
+            self.contender.wait(step())
+        return max(0, footprint.peak() - before)
 
     def drop(self) -> None:
         self.case = self.step = None

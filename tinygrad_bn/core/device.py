@@ -1,103 +1,19 @@
-"""Devices: where arrays live, how they are allocated, which kernels run on them.
-
-Buffers of 64 KiB and more come from a pool and return to it when the last view of them dies, NumPy's aliases
-included; for fresh memory of that size the operating system maps page after page, which costs more than most kernels.
-"""
+"""Devices: where arrays live, how they are allocated, which kernels run on them."""
 
 from __future__ import annotations
 
-import mmap
 import threading
-from collections import OrderedDict
 from math import prod
 from typing import Any
 
 import numpy as np
 
 from tinygrad_bn.core.dtype import DType
+from tinygrad_bn.core.memory import POOLED, pool, pooled
 from tinygrad_bn.errors import DeviceError
 from tinygrad_bn.kernels import Backend
 
-POOLED = 1 << 16
-_ROUND = 1 << 16
-_BYTES = np.dtype(np.uint8)
 _empty = np.empty
-_new_array = np.ndarray.__new__
-
-
-class Pool:
-    """Page-aligned buffers by size. Idle ones are kept up to the most that was ever in use at once, 256 MiB at least;
-    beyond that, those of the sizes that were longest not asked for go first."""
-
-    def __init__(self) -> None:
-        self.idle: OrderedDict[int, list[mmap.mmap]] = OrderedDict()
-        self.idle_bytes = 0
-        self.used_bytes = 0
-        self.peak_bytes = 0
-        self._lock = threading.RLock()  # a finaliser may run while this thread holds it
-
-    def take(self, nbytes: int) -> mmap.mmap:
-        """Return a buffer of at least ``nbytes``, not cleared."""
-        size = -(-nbytes // _ROUND) * _ROUND
-        with self._lock:
-            self.used_bytes += size
-            self.peak_bytes = max(self.peak_bytes, self.used_bytes)
-            bucket = self.idle.get(size)
-            if bucket:
-                self.idle.move_to_end(size)
-                self.idle_bytes -= size
-                return bucket.pop()
-        return self._map(size)
-
-    @staticmethod
-    def _map(size: int) -> mmap.mmap:
-        buffer = mmap.mmap(-1, size)
-        if size >= 1 << 22 and hasattr(mmap, "MADV_HUGEPAGE"):
-            buffer.madvise(mmap.MADV_HUGEPAGE)
-        return buffer
-
-    def give(self, buffer: Any) -> None:
-        """Take a buffer back; called by the last view's finaliser, on any thread."""
-        size = len(buffer)
-        with self._lock:
-            self.used_bytes -= size
-            self.idle.setdefault(size, []).append(buffer)
-            self.idle.move_to_end(size)
-            self.idle_bytes += size
-            while self.idle_bytes > max(1 << 28, self.peak_bytes):
-                self._drop_oldest()
-
-    def _drop_oldest(self) -> None:
-        size, bucket = next(iter(self.idle.items()))
-        if bucket:
-            bucket.pop()
-            self.idle_bytes -= size
-        if not bucket:
-            del self.idle[size]
-
-    def clear(self) -> None:
-        """Give all idle buffers back to the operating system."""
-        with self._lock:
-            self.idle.clear()
-            self.idle_bytes = 0
-
-
-pool = Pool()
-
-
-class Lease(np.ndarray[Any, Any]):
-    """The root of a pooled array's views: its finaliser gives the buffer back."""
-
-    __slots__ = ()
-
-    def __del__(self, give: Any = pool.give) -> None:
-        give(self.base)
-
-
-def pooled(shape: tuple[int, ...], storage: np.dtype[Any], nbytes: int) -> np.ndarray[Any, Any]:
-    """Return an uninitialised array on a pooled buffer."""
-    lease = _new_array(Lease, (nbytes,), _BYTES, pool.take(nbytes))
-    return np.ndarray(shape, storage, lease)
 
 
 class _Status(threading.local):
@@ -183,5 +99,38 @@ def as_device(value: str | Device | None, op: str = "device") -> Device:
 
 
 def empty_cache() -> None:
-    """Give the pool's idle buffers back to the operating system."""
+    """Give the memory that is kept to be used again back to the operating system; tensors stay as they are."""
     pool.clear()
+
+
+def memory_allocated(device: str | Device | None = None) -> int:
+    """Return how many bytes are in use, in buffers of 64 KiB and more.
+
+    Parameters
+    ----------
+    device : str or Device, optional
+        All devices here share one memory.
+
+    Returns
+    -------
+    int
+
+    Notes
+    -----
+    A buffer is in use as long as a tensor, a NumPy array or the tape looks at it. Smaller ones, and arrays of the
+    user's own (``from_numpy``), are not counted.
+    """
+    as_device(device, "memory_allocated")
+    return pool.used_bytes
+
+
+def max_memory_allocated(device: str | Device | None = None) -> int:
+    """Return the most that ``memory_allocated`` has been since the start, or since ``reset_peak_memory_stats``."""
+    as_device(device, "max_memory_allocated")
+    return pool.peak_bytes
+
+
+def reset_peak_memory_stats(device: str | Device | None = None) -> None:
+    """Let ``max_memory_allocated`` begin anew, from what is in use now."""
+    as_device(device, "reset_peak_memory_stats")
+    pool.reset_peak()

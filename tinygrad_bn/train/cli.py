@@ -32,6 +32,7 @@ from tinygrad_bn.train.info import info
 from tinygrad_bn.train.job import CHECKPOINT, INTERRUPTED, evaluate_checkpoint, train
 from tinygrad_bn.train.models import ACTIVATIONS, NORMS
 from tinygrad_bn.train.settle import FlagError, continued, settle
+from tinygrad_bn.train.warmup import DTYPES, warmup
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -85,7 +86,10 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     check.set_defaults(run=_evaluate)
     about = commands.add_parser("info", help="versions, processor, threads, BLAS, devices, cache")
     about.set_defaults(run=_info)
-    return parser, {"train": job, "evaluate": check, "info": about}
+    ahead = commands.add_parser("warmup", help="compile the kernels of usual work ahead, into the cache folder")
+    ahead.add_argument("--dtype", choices=list(DTYPES), default="float32", help="default: float32")
+    ahead.set_defaults(run=_warmup)
+    return parser, {"train": job, "evaluate": check, "info": about, "warmup": ahead}
 
 
 def _train_flags(job: argparse.ArgumentParser) -> None:
@@ -171,6 +175,11 @@ def _evaluate(given: argparse.Namespace, command: argparse.ArgumentParser) -> in
 
 def _info(given: argparse.Namespace, command: argparse.ArgumentParser) -> int:
     print(info())
+    return 0
+
+
+def _warmup(given: argparse.Namespace, command: argparse.ArgumentParser) -> int:
+    print(warmup(given.dtype))
     return 0
 
 

@@ -7,6 +7,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from tinygrad_bn.backends import cpu
 from tinygrad_bn.core import device, dtype
 from tinygrad_bn.core.launch import pool
 
@@ -31,7 +32,7 @@ def info() -> str:
     """Return a report, a line an item."""
     rows = [*versions().items(), ("platform", platform.platform()), ("processor", _processor())]
     rows += [("vector width", _vectors()), ("threads", _threads()), *_blas(), ("devices", _devices())]
-    rows += [("dtypes", _dtypes()), *_cache()]
+    rows += [("dtypes", _dtypes()), ("convolution algorithm", cpu.conv_algorithm), *_cache()]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
@@ -80,8 +81,8 @@ def _dtypes() -> str:
 
 
 def _cache() -> list[tuple[str, str]]:
-    from tinygrad_bn.kernels.cpu._jit import writable_root
+    from tinygrad_bn.kernels.cpu._cache import cache_root, writable
 
-    root = writable_root()
+    root, kept = cache_root(), "" if writable() else " (cannot be written: set TINYGRAD_BN_CACHE)"
     sizes = [path.stat().st_size for path in root.rglob("*") if path.is_file()]
-    return [("kernel cache", str(root)), ("", f"{len(sizes)} files, {sum(sizes) / 2**20:.1f} MiB")]
+    return [("kernel cache", f"{root}{kept}"), ("", f"{len(sizes)} files, {sum(sizes) / 2**20:.1f} MiB")]
