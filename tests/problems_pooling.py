@@ -1,4 +1,4 @@
-"""Problems of the pooling kernels: windows that overlap, leave gaps, reach over edges and miss the plane."""
+"""Problems of the pooling kernels whose windows are tables, and of those that read at other rows and columns."""
 
 from __future__ import annotations
 
@@ -13,32 +13,6 @@ from tinygrad_bn.kernels.cpu.pooling import GRAIN
 
 Array = np.ndarray[Any, Any]
 SIDE = st.one_of(st.integers(1, 4), st.integers(1, 24))
-
-
-def _reach(n: int, k: int, s: int, p: int, d: int) -> int:
-    """How many windows begin before the end: more than PyTorch takes, some may miss the plane."""
-    return max(1, -(-(n + p) // s) if (k - 1) * d < n + p else 1)
-
-
-@st.composite
-def maxima(draw: st.DrawFn, name: str, dtype: str) -> Arguments:
-    """Usual windows, which have loops of their own, and any others; with equal maxima, NaN and infinities."""
-    planes, height, width = draw(st.integers(1, 4)), draw(SIDE), draw(SIDE)
-    x = draw(strategies.values((planes, height, width), dtype, specials=True))
-    if draw(st.booleans()):
-        x = np.round(x)
-    if draw(st.booleans()):
-        k, s = draw(st.sampled_from([(2, 2), (3, 2), (3, 1)]))
-        window = [k, k, s, s, *[draw(st.integers(0, k // 2))] * 2, 1, 1]
-    else:
-        kernel = [draw(st.integers(1, 4)) for _ in range(2)]
-        rest = [draw(st.integers(1, 3)) for _ in range(2)]
-        window = [*kernel, *rest, *[draw(st.integers(0, k // 2)) for k in kernel], draw(st.integers(1, 3)), 1]
-        window[7] = draw(st.integers(1, 3))
-    kh, kw, sh, sw, ph, pw, dh, dw = window
-    size = (planes, _reach(height, kh, sh, ph, dh), _reach(width, kw, sw, pw, dw))
-    names = ("kh", "kw", "sh", "sw", "ph", "pw", "dh", "dw")
-    return {"x": x, **dict(zip(names, window, strict=True)), "out": blank(size, dtype), "index": blank(size, np.int64)}
 
 
 @st.composite
@@ -89,7 +63,6 @@ def grids(draw: st.DrawFn, name: str, dtype: str) -> Arguments:
 
 MAKERS.update(
     {
-        "max_pool": (maxima, 0.0),
         "adaptive_max_pool": (tables, 0.0),
         "pool_scatter": (places, 1e-6),
         "pool_gather": (places, 0.0),
@@ -112,9 +85,6 @@ def _large(name: str) -> Arguments:
     work = blank((16, side), np.float32)
     out, places = blank(half.shape, np.float32), blank(half.shape, np.int64)
     match name:
-        case "max_pool":
-            window = {"kh": 3, "kw": 3, "sh": 2, "sw": 2, "ph": 0, "pw": 0, "dh": 1, "dw": 1}
-            return {"x": x, **window, "out": out, "index": places}
         case "adaptive_max_pool":
             return {"x": x, "rows": rows, "columns": columns, "out": out, "index": places}
         case "pool_scatter":
@@ -135,7 +105,6 @@ def _large(name: str) -> Arguments:
 
 
 for _name in (
-    "max_pool",
     "adaptive_max_pool",
     "pool_scatter",
     "pool_gather",

@@ -120,7 +120,7 @@ record(
             r"^max_pool2d: 'dilation' must be an int of at least 1",
         ),
     ],
-    ops=("max_pool",),
+    ops=("max_pool", "max_pool_backward"),
 )
 record(
     "max_pool1d",
@@ -248,7 +248,8 @@ LINES: tuple[tuple[tuple[int, ...], tuple[Any, ...]], ...] = (
 record(
     "avg_pool2d",
     [Sample(f"{s} {a}", functional("avg_pool2d", *a), (normal(*s),)) for s, a in MEANS]
-    + [Sample(f"one axis {s} {a}", functional("avg_pool1d", *a), (normal(*s),)) for s, a in LINES],
+    + [Sample(f"one axis {s} {a}", functional("avg_pool1d", *a), (normal(*s),)) for s, a in LINES]
+    + [Sample("large", functional("avg_pool2d", 9, 4, 2), (normal(2, 11, 13),))],
     [
         *window_faults("avg_pool2d"),
         raises(
@@ -258,7 +259,7 @@ record(
             r"^avg_pool2d: 'divisor_override' must be an int other than 0\. Got 0\.$",
         ),
     ],
-    ops=("avg_pool",),
+    ops=("mean_pool", "mean_pool_backward", "avg_pool"),
 )
 record(
     "adaptive_avg_pool2d",

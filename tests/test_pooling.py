@@ -179,11 +179,33 @@ def test_a_window_that_misses_the_plane(device: str) -> None:
     assert gg.tolist() == [[0.0]]
 
 
-def test_changed_places_are_noticed() -> None:
-    y, places = F.max_pool2d(tb.randn(1, 4, 4, requires_grad=True), 2, return_indices=True)
+def test_changed_places_change_no_gradient() -> None:
+    """Those of adaptive pooling are saved, and the change is noticed; of a moving window something else is kept."""
+    x = tb.randn(1, 4, 4, requires_grad=True)
+    y, places = F.adaptive_max_pool2d(x, 2, return_indices=True)
     places.zero_()
     with pytest.raises(errors.SavedTensorError):
         y.sum().backward()
+    y, places = F.max_pool2d(x, 2, return_indices=True)
+    want = np.isin(np.arange(16), places.numpy()).reshape(1, 4, 4)
+    places.zero_()
+    y.sum().backward()
+    assert x.grad is not None
+    np.testing.assert_array_equal(x.grad.numpy(), want)
+
+
+@pytest.mark.parametrize("device", ["cpu", "ref"])
+def test_windows_of_many_elements(device: str) -> None:
+    """More than a byte tells apart."""
+    x = tb.tensor(np.random.default_rng(0).permutation(2 * 20 * 30).reshape(2, 20, 30) * 1.0, device=device)
+    y, places = F.max_pool2d(x.requires_grad_(), (15, 19), 3, (7, 2), return_indices=True)
+    flat = x.detach().numpy().reshape(2, -1)
+    at = places.numpy().reshape(2, -1)
+    np.testing.assert_array_equal(np.take_along_axis(flat, at, 1), y.detach().numpy().reshape(2, -1))
+    y.sum().backward()
+    assert x.grad is not None
+    want = np.stack([np.bincount(row, minlength=600) for row in at])
+    np.testing.assert_array_equal(x.grad.numpy().reshape(2, -1), want)
 
 
 def test_no_input_is_kept_for_backward() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Literal, overload
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from tinygrad_bn.ops._geometry import check_axes, numbers
 from tinygrad_bn.ops.pooling import Tables, Window
 
 Ints = int | Sequence[int]
+LARGE = 64  # elements of a window from which an average adds rows up first, then columns
 
 
 # ------------------------------------------------------------------------------------------------------------ arguments
@@ -81,7 +82,7 @@ def _max_pool(
     size = _windows(op, x.array.shape[-axes:], kernel, step, pad, gap, bool(ceil_mode))
     kh, sh, ph, dh = (1, 1, 0, 1) if axes == 1 else (kernel[0], step[0], pad[0], gap[0])
     window = Window(kh, kernel[-1], sh, step[-1], ph, pad[-1], dh, gap[-1])
-    out, index = pooling.max_pool(x, window, size)
+    out, index = pooling.max_pool(x, window, size, bool(return_indices))
     return (out, index) if return_indices else out
 
 
@@ -170,14 +171,23 @@ def max_pool2d(
 # ------------------------------------------------------------------------------------------------------------- averages
 
 
+class _Axis(NamedTuple):
+    """The windows of one axis, int64 (R, 3): first, end, and what they count; and that by itself, (R,)."""
+
+    windows: Array
+    counts: Array
+
+
 @lru_cache(maxsize=1024)
-def _mean_table(n: int, size: int, k: int, s: int, p: int, include: bool, count: int) -> Array:
-    """The windows of one axis: first, end, and what they count; ``count``, where not 0, is what all of them count."""
+def _mean_table(n: int, size: int, k: int, s: int, p: int, include: bool, count: int) -> _Axis:
+    """The windows of one axis; ``count``, where not 0, is what all of them count."""
     first = np.arange(size) * s - p
     end = np.minimum(first + k, n + p)
     inside = np.maximum(first, 0), np.minimum(end, n)
     counts = end - first if include else inside[1] - inside[0]
-    return np.stack([*inside, np.full(size, count) if count else counts], 1)
+    if count:
+        counts = np.full(size, count)
+    return _Axis(np.stack([*inside, counts], 1), counts)
 
 
 def _avg_pool(
@@ -203,7 +213,11 @@ def _avg_pool(
     extents = list(zip(shape, size, kernel, step, pad, strict=True))
     columns = _mean_table(*extents[-1], bool(include), counts[1])
     rows = _mean_table(*extents[0], bool(include), counts[0]) if axes == 2 else _mean_table(1, 1, 1, 1, 0, True, 0)
-    return pooling.avg_pool(x, Tables(rows, columns), axes)
+    kh, sh, ph = (1, 1, 0) if axes == 1 else (kernel[0], step[0], pad[0])
+    if kh * kernel[-1] > LARGE:
+        return pooling.avg_pool(x, Tables(rows.windows, columns.windows), axes)
+    window = Window(kh, kernel[-1], sh, step[-1], ph, pad[-1], 1, 1)
+    return pooling.mean_pool(x, window, Tables(rows.counts, columns.counts), axes)
 
 
 def avg_pool1d(

@@ -64,6 +64,8 @@ def run_binary(op: str, kernel: Kernel, x: Tensor, y: Tensor, dtype: DType) -> T
     shape = a.shape
     if shape != b.shape and b.shape != ():
         if shape != ():
+            if shape[-1:] == b.shape and x.contiguous_array and y.contiguous_array and a.size:
+                return _run_rows(kernel, x, y, dtype)
             return run_elementwise(op, kernel, (x, y), dtype)
         shape = b.shape
     if not (x.contiguous_array and y.contiguous_array and a.size and b.size):
@@ -71,6 +73,16 @@ def run_binary(op: str, kernel: Kernel, x: Tensor, y: Tensor, dtype: DType) -> T
     device = x.device
     out = device.empty(shape, dtype)
     launch(kernel, a.ravel(), b.ravel(), out.ravel())
+    return Tensor(out, dtype, device)
+
+
+def _run_rows(kernel: Kernel, x: Tensor, y: Tensor, dtype: DType) -> Tensor:
+    """``run_binary`` of an operand and a row that all its rows meet: a bias."""
+    device, array = x.device, x.array
+    out = device.empty(array.shape, dtype)
+    n = array.shape[-1]
+    four = (1, 1, array.size // n, n)
+    launch(kernel, array.reshape(four), y.array.reshape(1, 1, 1, n), out.reshape(four))
     return Tensor(out, dtype, device)
 
 

@@ -1,18 +1,22 @@
 """Pooling over planes: the last axis of a tensor, or its last two. Rules are closed: those of a maximum scatter and
 gather at the places that were found, those of an average are each the other's.
 
-What a window is, is said by ``functional.pooling``, which also checks what users pass.
+What a window is, is said by ``functional.pooling``, which also checks what users pass. ``max_pool`` and ``mean_pool``
+have windows that move by a stride; ``adaptive_max_pool`` and ``avg_pool`` have any, from tables.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
-from tinygrad_bn.core.dtype import int64
+from tinygrad_bn.core.device import Device
+from tinygrad_bn.core.dtype import int8, int32, int64
 from tinygrad_bn.core.launch import launch
 from tinygrad_bn.core.registry import operation
 from tinygrad_bn.core.tape import Gradients, Node, record
 from tinygrad_bn.core.tensor import Array, Tensor
+from tinygrad_bn.kernels.windows import Geometry, backward_work, forward_work
 from tinygrad_bn.ops._common import new, plain
 from tinygrad_bn.ops._layout import Shape, product
 
@@ -33,7 +37,8 @@ class Window(NamedTuple):
 
 
 class Tables(NamedTuple):
-    """Windows for each row and column of a result, int64 (R, 3) each: first, end, and what they count."""
+    """What is known of each row and column of a result: windows, int64 (R, 3), their first, end, and what they count;
+    or what they count alone, int64 (R,)."""
 
     rows: Array
     columns: Array
@@ -45,7 +50,93 @@ def planes(shape: Shape, axes: int) -> tuple[int, int, int]:
     return product(shape[:-axes]), height, shape[-1]
 
 
+@lru_cache(maxsize=1024)
+def _work_sizes(plane: Shape, size: Shape, window: Window) -> tuple[int, int]:
+    """Elements of workspace of each share of the planes, forward and backward."""
+    geometry = Geometry._make((*plane, *size, *window))
+    return forward_work(geometry), backward_work(geometry)
+
+
+# -------------------------------------------------------------------------------------------------------------- maxima
+
+
 class MaxPool(Node):
+    """gx = gy added where the maximum was found."""
+
+    __slots__ = ()
+
+    def backward(self, gy: Tensor) -> Gradients:
+        return (max_pool_backward(gy, *self.constants),)
+
+
+@operation(MaxPool)
+def max_pool(input: Tensor, window: Window, size: Shape, places: bool = False) -> tuple[Tensor, Tensor | None]:
+    """Return the maxima over a moving window, and their places in the plane if they are asked for.
+
+    Parameters
+    ----------
+    input : Tensor, shape (…, W) or (…, H, W), floating point
+    window : Window
+    size : tuple of one or two int
+        The extents of the result's last axes, as many as make a plane.
+    places : bool
+
+    Returns
+    -------
+    (Tensor, Tensor or None)
+        The second is int64: row · W + column, of the first of equal maxima; of the last NaN where there is one, as in
+        PyTorch; -1 where a window misses the plane, whose maximum then is -inf.
+
+    Notes
+    -----
+    What backward needs of a place is which of its window's elements it is: one byte for windows of up to 127.
+    """
+    x, axes = input, len(size)
+    shape = x.array.shape
+    out = new((*shape[:-axes], *size), x.dtype, x.device)
+    p, h, w = planes(shape, axes)
+    flat = planes(out.array.shape, axes)
+    code = x.device.empty(flat, int8 if window[0] * window[1] < 128 else int32)
+    if code.size:
+        work = x.device.empty((min(PARTS, p), _work_sizes((h, w), flat[1:], window)[0]), x.dtype)
+        launch(x.device.kernels.max_pool, plain(x).reshape(p, h, w), *window, work, out.array.reshape(flat), code)
+    return record(MaxPool, out, (x,), constants=(code, window, shape, axes)), (
+        _places(code, window, w, out.array.shape, x.device) if places else None
+    )
+
+
+def _places(code: Array, window: Window, width: int, shape: Shape, device: Device) -> Tensor:
+    """The places of maxima whose codes are given, in a plane of that width."""
+    index = new(shape, int64, device)
+    if code.size:
+        launch(device.kernels.max_pool_places, code, *window, width, index.array.reshape(code.shape))
+    return index
+
+
+class MaxPoolBackward(Node):
+    """The gradient of what is added at places is gathered there."""
+
+    __slots__ = ()
+
+    def backward(self, gy: Tensor) -> Gradients:
+        code, window, axes, shape = self.constants
+        return (pool_gather(gy, _places(code, window, gy.array.shape[-1], shape, gy.device), axes),)
+
+
+@operation(MaxPoolBackward)
+def max_pool_backward(gy: Tensor, code: Array, window: Window, shape: Shape, axes: int) -> Tensor:
+    """Return the gradient of ``max_pool`` with respect to an input of ``shape``: gy added at the maxima, which codes
+    say."""
+    out = new(shape, gy.dtype, gy.device)
+    if out.array.size:
+        p, h, w = planes(shape, axes)
+        work = gy.device.empty((min(PARTS, p), _work_sizes((h, w), code.shape[1:], window)[1]), gy.dtype)
+        source = plain(gy).reshape(code.shape)
+        launch(gy.device.kernels.max_pool_backward, source, code, *window, work, out.array.reshape(p, h, w))
+    return record(MaxPoolBackward, out, (gy,), constants=(code, window, axes, gy.array.shape))
+
+
+class AdaptiveMaxPool(Node):
     """gx = gy added where the maximum was found."""
 
     __slots__ = ()
@@ -55,41 +146,18 @@ class MaxPool(Node):
         return (pool_scatter(gy, index, *self.constants),)
 
 
-@operation(MaxPool)
-def max_pool(input: Tensor, window: Window, size: Shape) -> tuple[Tensor, Tensor]:
-    """Return the maxima over a moving window, and their places in the plane.
-
-    Parameters
-    ----------
-    input : Tensor, shape (…, W) or (…, H, W), floating point
-    window : Window
-    size : tuple of one or two int
-        The extents of the result's last axes, as many as make a plane.
-
-    Returns
-    -------
-    (Tensor, Tensor)
-        The second is int64: row · W + column, of the first of equal maxima; of the last NaN where there is one, as in
-        PyTorch; -1 where a window misses the plane, whose maximum then is -inf.
-    """
-    return _maxima(input, size, "max_pool", *window)
-
-
-@operation(MaxPool, name="adaptive_max_pool")
+@operation(AdaptiveMaxPool)
 def adaptive_max_pool(input: Tensor, tables: Tables, size: Shape) -> tuple[Tensor, Tensor]:
     """Return the maxima over the windows of tables, and their places, as ``max_pool``."""
-    return _maxima(input, size, "adaptive_max_pool", *tables)
-
-
-def _maxima(x: Tensor, size: Shape, name: str, *window: int | Array) -> tuple[Tensor, Tensor]:
-    axes = len(size)
+    x, axes = input, len(size)
     shape = (*x.array.shape[:-axes], *size)
     out, index = new(shape, x.dtype, x.device), new(shape, int64, x.device)
     if out.array.size:
         flat = planes(shape, axes)
         source = plain(x).reshape(planes(x.array.shape, axes))
-        launch(getattr(x.device.kernels, name), source, *window, out.array.reshape(flat), index.array.reshape(flat))
-    return record(MaxPool, out, (x,), (index,), (x.array.shape, axes)), index
+        kernel = x.device.kernels.adaptive_max_pool
+        launch(kernel, source, *tables, out.array.reshape(flat), index.array.reshape(flat))
+    return record(AdaptiveMaxPool, out, (x,), (index,), (x.array.shape, axes)), index
 
 
 class PoolScatter(Node):
@@ -104,7 +172,7 @@ class PoolScatter(Node):
 
 @operation(PoolScatter)
 def pool_scatter(input: Tensor, index: Tensor, shape: Shape, axes: int) -> Tensor:
-    """Return zeros of ``shape`` with the input added at its places in each plane: the gradient of ``max_pool``."""
+    """Return zeros of ``shape`` with the input added at its places in each plane."""
     out = new(shape, input.dtype, input.device)
     p, h, w = planes(shape, axes)
     flat = (p, product(index.array.shape[-axes:]))
@@ -134,6 +202,66 @@ def pool_gather(input: Tensor, index: Tensor, axes: int) -> Tensor:
         source, places = plain(input).reshape(shape), plain(index).reshape(flat)
         launch(input.device.kernels.pool_gather, source, places, out.array.reshape(flat))
     return record(PoolGather, out, (input,), (index,), (input.array.shape, axes))
+
+
+# ------------------------------------------------------------------------------------------------------------- averages
+
+
+class MeanPool(Node):
+    """gx = each gy, divided by what its window counts, added all over its window."""
+
+    __slots__ = ()
+
+    def backward(self, gy: Tensor) -> Gradients:
+        return (mean_pool_backward(gy, *self.constants),)
+
+
+@operation(MeanPool)
+def mean_pool(input: Tensor, window: Window, counts: Tables, axes: int) -> Tensor:
+    """Return the sums over a moving window, divided by what the windows count.
+
+    Parameters
+    ----------
+    input : Tensor, shape (…, W) or (…, H, W), floating point
+    window : Window
+        Of dilation 1.
+    counts : Tables
+        What the windows of each row and column count, int64 (R,) and (C,): the divisors are their products.
+    axes : {1, 2}
+        How many of the last axes make a plane.
+    """
+    x, shape = input, input.array.shape
+    flat = (product(shape[:-axes]), counts.rows.size, counts.columns.size)
+    out = x.device.empty(flat, x.dtype)
+    if out.size:
+        p, h, w = planes(shape, axes)
+        work = x.device.empty((min(PARTS, p), _work_sizes((h, w), flat[1:], window)[0]), x.dtype)
+        launch(x.device.kernels.mean_pool, plain(x).reshape(p, h, w), *window[:6], *counts, work, out)
+    y = Tensor(out.reshape(*shape[:-axes], *flat[3 - axes :]), x.dtype, x.device)
+    return record(MeanPool, y, (x,), constants=(window, counts, shape, axes))
+
+
+class MeanPoolBackward(Node):
+    """Linear as it is, its gradient is the average again."""
+
+    __slots__ = ()
+
+    def backward(self, gy: Tensor) -> Gradients:
+        return (mean_pool(gy, *self.constants),)
+
+
+@operation(MeanPoolBackward)
+def mean_pool_backward(gy: Tensor, window: Window, counts: Tables, shape: Shape, axes: int) -> Tensor:
+    """Return the gradient of ``mean_pool`` with respect to an input of ``shape``."""
+    out = new(shape, gy.dtype, gy.device)
+    if out.array.size:
+        p, h, w = planes(shape, axes)
+        size = (counts.rows.size, counts.columns.size)
+        work = gy.device.empty((min(PARTS, p), _work_sizes((h, w), size, window)[1]), gy.dtype)
+        source = plain(gy).reshape(p, *size)
+        kernel = gy.device.kernels.mean_pool_backward
+        launch(kernel, source, *window[:6], *counts, work, out.array.reshape(p, h, w))
+    return record(MeanPoolBackward, out, (gy,), constants=(window, counts, axes))
 
 
 class AvgPool(Node):

@@ -19,7 +19,12 @@ REDUCTIONS = {"mean": 0, "sum": 1, "none": 2}  # as the kernel takes them
 
 def _launch_rows(name: str, like: Tensor, dim: int, *inputs: Tensor) -> Tensor:
     """Launch a kernel on (A, R, B) arrays; the result has the shape of the inputs."""
-    out = new(like.array.shape, like.dtype, like.device)
+    shape = like.array.shape
+    out = new(shape, like.dtype, like.device)
+    if dim == len(shape) - 1 and out.array.size and all(x.contiguous_array for x in inputs):
+        rows = (out.array.size // shape[-1], shape[-1], 1)
+        launch(getattr(like.device.kernels, name), *[x.array.reshape(rows) for x in inputs], out.array.reshape(rows))
+        return out
     dims = (dim,) if like.array.ndim else ()
     views: list[Array] = [split_at(x, dims)[0] for x in inputs]
     if views[0].size:

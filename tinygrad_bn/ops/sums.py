@@ -5,21 +5,24 @@ Sums accumulate in float64 or by compensated summation, whatever the dtype.
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
 
-from tinygrad_bn.core.dtype import as_dtype, int64
+from tinygrad_bn.core.dtype import as_dtype, float64, int64
 from tinygrad_bn.core.launch import launch
 from tinygrad_bn.core.registry import operation
 from tinygrad_bn.core.tape import Gradients, Node, record
 from tinygrad_bn.core.tensor import Array, Tensor
 from tinygrad_bn.errors import ShapeError, expected
+from tinygrad_bn.kernels.ref.reduction import SHARE
 from tinygrad_bn.ops._broadcast import unbroadcast_axes
 from tinygrad_bn.ops._common import as_shape, axes, is_floating, is_tensor, new
 from tinygrad_bn.ops._layout import product, split_at, with_ones
 from tinygrad_bn.ops.movement import reshape, to
 
+LONG = 1 << 17  # elements of a row that is summed in shares
 Dims = int | tuple[int, ...] | list[int] | None
 
 
@@ -49,7 +52,10 @@ def _sum_array(x: Tensor, dims: tuple[int, ...], scale: float) -> Array:
     view, _ = split_at(x, run)
     out = x.device.empty(with_ones(x.array.shape, run), x.dtype)
     flat = out.reshape(view.shape[0], view.shape[2])
-    if view.size:
+    if view.size > LONG and flat.size == 1:
+        parts = x.device.empty((-(-view.size // SHARE),), float64)
+        launch(x.device.kernels.sum_all, view, 1.0 if rest else scale, parts, flat)
+    elif view.size:
         launch(x.device.kernels.sum, view, 1.0 if rest else scale, flat)
     else:
         launch(x.device.kernels.fill, 0.0 * scale, flat)
@@ -61,6 +67,32 @@ def scaled_sum(x: Tensor, dims: tuple[int, ...], keepdim: bool, scale: float) ->
     if not keepdim:
         array = array.reshape(tuple(n for i, n in enumerate(x.array.shape) if i not in dims))
     return record(Sum, Tensor(array, x.dtype, x.device), (x,), constants=(x.array.shape, dims, scale))
+
+
+def _direct_sum(x: Tensor, dim: Dims, keepdim: bool, scale: float) -> Tensor | None:
+    """The sum over all axes or over one of a contiguous tensor, by the shortest way; None where it is not that."""
+    array = x.array
+    shape = array.shape
+    if not x.contiguous_array or not array.size:
+        return None
+    if dim is None:
+        view, out_shape = (1, array.size, 1), (1,) * len(shape) if keepdim else ()
+        dims = tuple(range(len(shape)))
+    elif dim.__class__ is int and -len(shape) <= dim < len(shape):
+        d = dim % len(shape)
+        view = (prod(shape[:d]), shape[d], prod(shape[d + 1 :]))
+        out_shape, dims = (*shape[:d], 1, *shape[d + 1 :]) if keepdim else shape[:d] + shape[d + 1 :], (d,)
+    else:
+        return None
+    device, dtype = x.device, x.dtype
+    out = device.empty(out_shape, dtype)
+    if array.size > LONG and out.size == 1:
+        parts = device.empty((-(-array.size // SHARE),), float64)
+        launch(device.kernels.sum_all, array.reshape(view), scale, parts, out.reshape(1, 1))
+    else:
+        launch(device.kernels.sum, array.reshape(view), scale, out.reshape(view[0], view[2]))
+    y = Tensor(out, dtype, device)
+    return y if x.node is None else record(Sum, y, (x,), constants=(shape, dims, scale))
 
 
 def column_sum(x: Tensor) -> Tensor:
@@ -88,9 +120,10 @@ def sum(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any = 
     x = is_tensor("sum", "input", input)
     if dtype is not None:
         x = to(x, as_dtype(dtype, "sum"))
-    dims = axes("sum", dim, x.array.ndim)
     if x.dtype.is_floating_point:
-        return scaled_sum(x, dims, keepdim, 1.0)
+        direct = _direct_sum(x, dim, keepdim, 1.0)
+        return direct if direct is not None else scaled_sum(x, axes("sum", dim, x.array.ndim), keepdim, 1.0)
+    dims = axes("sum", dim, x.array.ndim)
     view, kept = split_at(x, dims)
     out = new(with_ones(x.array.shape, dims) if keepdim else kept, int64, x.device)
     launch(x.device.kernels.sum_int, view, out.array.reshape(view.shape[0], view.shape[2]))

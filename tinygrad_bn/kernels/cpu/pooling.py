@@ -1,118 +1,21 @@
-"""Planes (P, H, W): pooled over windows, and read at other rows and columns.
+"""Planes (P, H, W): pooled over windows of tables, and read at other rows and columns.
 
-    max_pool     y[p, r, c] = max over i, j of x[p, r sh - ph + i dh, c sw - pw + j dw], where that lies in the plane
     avg_pool     y[p, r, c] = Σ x[p, a ≤ h < b, u ≤ w < v] / (m n),  (a, b, m) = rows[r], (u, v, n) = columns[c]
     take_grid    y[p, r, c] = x[p, rows[r], columns[c]]
 
-The windows of a maximum fall into rectangles that lie alike: one within the plane, whose loop is free of branches and
-vectorises for the usual windows, others along the edges. Planes that hold a NaN are gone through with care. An average
-adds up rows first, which vectorises, then stretches of that row; its gradient goes the same way back. Planes are the
-shares of the pool; in each the order of additions is fixed.
+An average adds up rows first, which vectorises, then stretches of that row; its gradient goes the same way back. Planes
+are the shares of the pool; in each the order of additions is fixed.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from numba import prange
 
 from tinygrad_bn.kernels.cpu._jit import jit, parallel
-from tinygrad_bn.kernels.cpu.simd import pointer_to
 
 GRAIN = 1 << 15
-
-
-@jit(inline=True)
-def alike(
-    x: Any, width: Any, r0: Any, r1: Any, c0: Any, c1: Any, kh: Any, kw: Any, sh: Any, sw: Any, ph: Any, pw: Any,
-    dh: Any, dw: Any, careful: Any, out: Any, index: Any, columns: Any,
-) -> None:  # fmt: skip
-    """The results r0 ≤ r < r1, c0 ≤ c < c1, whose windows all lie within the plane.
-
-    Literal kh, kw, sw, dw unroll the windows. A single comparison of each value keeps the loop free of branches, which
-    random values would have the processor guess in vain; another, for NaN, only ``careful`` brings in.
-    """
-    for r in range(r0, r1):
-        row = (r * sh - ph) * width - pw
-        o = r * columns
-        for c in range(c0, c1):
-            at = row + c * sw
-            place = at
-            best = x[at]
-            for i in range(kh):
-                for j in range(kw):
-                    here = at + i * dh * width + j * dw
-                    v = x[here]
-                    larger = (v > best) | (careful & (v != v))
-                    best = v if larger else best
-                    place = here if larger else place
-            out[o + c] = best
-            index[o + c] = place
-
-
-@jit()
-def has_nan(x: Any, n: Any) -> Any:
-    found = False
-    for i in range(n):
-        found |= x[i] != x[i]
-    return found
-
-
-@jit()
-def stretch(r: Any, size: Any, n: Any, k: Any, s: Any, p: Any, d: Any) -> Any:
-    """The windows from the r-th on that lie alike on an axis of n: where they end, how many of their elements lie
-    within, and the padding ahead with which the first of these is the window's first."""
-    first = r * s - p
-    last = (n - 1 - (k - 1) * d + p) // s + 1
-    if first >= 0 and r < last:
-        return min(size, last), k, p
-    skipped = max(0, -(first // d))
-    return r + 1, max(0, min(k, -((first - n) // d)) - skipped), p - skipped * d
-
-
-@jit()
-def max_plane(
-    plane: Any, kh: Any, kw: Any, sh: Any, sw: Any, ph: Any, pw: Any, dh: Any, dw: Any, pooled: Any, places: Any
-) -> None:
-    """Rectangles of windows that lie alike: one within the plane, others along its edges."""
-    height, width = plane.shape
-    rows, columns = pooled.shape
-    x, out, index = pointer_to(plane), pointer_to(pooled), pointer_to(places)
-    careful = has_nan(x, height * width)
-    r0 = 0
-    while r0 < rows:
-        r1, m, up = stretch(r0, rows, height, kh, sh, ph, dh)
-        c0 = 0
-        while c0 < columns:
-            c1, n, left = stretch(c0, columns, width, kw, sw, pw, dw)
-            if m == 0 or n == 0:
-                pooled[r0:r1, c0:c1] = -np.inf
-                places[r0:r1, c0:c1] = -1
-            elif careful:
-                alike(x, width, r0, r1, c0, c1, m, n, sh, sw, up, left, dh, dw, True, out, index, columns)
-            elif m == 2 and n == 2 and sw == 2 and dh == 1 and dw == 1:
-                alike(x, width, r0, r1, c0, c1, 2, 2, sh, 2, up, left, 1, 1, False, out, index, columns)
-            elif m == 3 and n == 3 and sw == 2 and dh == 1 and dw == 1:
-                alike(x, width, r0, r1, c0, c1, 3, 3, sh, 2, up, left, 1, 1, False, out, index, columns)
-            elif m == 3 and n == 3 and sw == 1 and dh == 1 and dw == 1:
-                alike(x, width, r0, r1, c0, c1, 3, 3, sh, 1, up, left, 1, 1, False, out, index, columns)
-            else:
-                alike(x, width, r0, r1, c0, c1, m, n, sh, sw, up, left, dh, dw, False, out, index, columns)
-            c0 = c1
-        r0 = r1
-
-
-def _taps(x: Any, kh: Any, kw: Any, sh: Any, sw: Any, ph: Any, pw: Any, dh: Any, dw: Any, out: Any, index: Any) -> int:
-    return int(out.size * kh * kw)
-
-
-@parallel(work=_taps, grain=GRAIN)
-def max_pool(
-    x: Any, kh: Any, kw: Any, sh: Any, sw: Any, ph: Any, pw: Any, dh: Any, dw: Any, out: Any, index: Any
-) -> None:
-    for p in prange(x.shape[0]):
-        max_plane(x[p], kh, kw, sh, sw, ph, pw, dh, dw, out[p], index[p])
 
 
 @parallel(work="x", grain=GRAIN)

@@ -4,7 +4,7 @@
     logsumexp    y = m + ln Σ e^(x - m)
     log_softmax  y_r = x_r - logsumexp(x)
 
-A block is one row (a, ·, b); rows with B = 1 lie side by side in memory and vectorise.
+A block is one row (a, ·, b); rows with B = 1 lie side by side in memory and are taken by the register.
 """
 
 from __future__ import annotations
@@ -16,9 +16,18 @@ from numba import prange
 
 from tinygrad_bn.kernels.cpu import math
 from tinygrad_bn.kernels.cpu._jit import REDUCE, jit, parallel
-from tinygrad_bn.kernels.cpu.reduction import block_sum
+from tinygrad_bn.kernels.cpu.simd import pointer_to
+from tinygrad_bn.kernels.cpu.softmax_rows import (
+    log_softmax_backward_row,
+    log_softmax_row,
+    log_sum_exp_row,
+    scaled_softmax_row,
+    softmax_backward_row,
+    softmax_row,
+)
 
 GRAIN = 1 << 14
+MANY = 48  # classes of a row that is worth registers of its own
 
 
 @jit(fastmath=REDUCE)
@@ -37,6 +46,15 @@ def sum_exp(x: Any, shift: Any) -> Any:
     for i in range(x.size):
         total += math.exp(x[i] - shift)
     return total
+
+
+@jit(fastmath=REDUCE)
+def plain_sum(x: Any) -> Any:
+    """The sum of a row in its own type."""
+    added = x.dtype.type(0)
+    for i in range(x.size):
+        added += x[i]
+    return added
 
 
 @jit(fastmath=REDUCE)
@@ -61,32 +79,32 @@ def log_sum_exp(x: Any) -> Any:
 
 
 @jit()
-def softmax_row(x: Any, out: Any) -> None:
+def softmax_column(x: Any, out: Any) -> None:
     shift = shift_of(x)
     for i in range(x.size):
         out[i] = math.exp(x[i] - shift)
-    scale = x.dtype.type(1) / block_sum(out)
+    scale = x.dtype.type(1) / plain_sum(out)
     for i in range(x.size):
         out[i] *= scale
 
 
 @jit()
-def log_softmax_row(x: Any, out: Any) -> None:
+def log_softmax_column(x: Any, out: Any) -> None:
     lse = log_sum_exp(x)
     for i in range(x.size):
         out[i] = x[i] - lse
 
 
 @jit()
-def softmax_backward_row(gy: Any, y: Any, out: Any) -> None:
+def softmax_backward_column(gy: Any, y: Any, out: Any) -> None:
     s = dot(gy, y)
     for i in range(y.size):
         out[i] = y[i] * (gy[i] - s)
 
 
 @jit()
-def log_softmax_backward_row(gy: Any, y: Any, out: Any) -> None:
-    s = block_sum(gy)
+def log_softmax_backward_column(gy: Any, y: Any, out: Any) -> None:
+    s = plain_sum(gy)
     for i in range(y.size):
         out[i] = gy[i] - math.exp(y[i]) * s
 
@@ -95,24 +113,22 @@ def log_softmax_backward_row(gy: Any, y: Any, out: Any) -> None:
 def softmax(x: Any, out: Any) -> None:
     a, r, b = x.shape
     if b == 1:
-        rows, outs = x.reshape(a, r), out.reshape(a, r)
         for i in prange(a):
-            softmax_row(rows[i], outs[i])
+            softmax_row(pointer_to(x), i * r, r, pointer_to(out))
     else:
         for i in prange(a * b):
-            softmax_row(x[i // b, :, i % b], out[i // b, :, i % b])
+            softmax_column(x[i // b, :, i % b], out[i // b, :, i % b])
 
 
 @parallel(work="x", grain=GRAIN)
 def log_softmax(x: Any, out: Any) -> None:
     a, r, b = x.shape
     if b == 1:
-        rows, outs = x.reshape(a, r), out.reshape(a, r)
         for i in prange(a):
-            log_softmax_row(rows[i], outs[i])
+            log_softmax_row(pointer_to(x), i * r, r, pointer_to(out))
     else:
         for i in prange(a * b):
-            log_softmax_row(x[i // b, :, i % b], out[i // b, :, i % b])
+            log_softmax_column(x[i // b, :, i % b], out[i // b, :, i % b])
 
 
 @jit(fastmath=REDUCE, inline=True)
@@ -172,9 +188,8 @@ def block_log_sum_exp(x: Any, a0: Any, samples: Any, c: Any, b: Any, work: Any, 
 def logsumexp(x: Any, out: Any) -> None:
     a, r, b = x.shape
     if b == 1:
-        rows = x.reshape(a, r)
         for i in range(a):
-            out[i, 0] = log_sum_exp(rows[i])
+            out[i, 0] = log_sum_exp_row(pointer_to(x), i * r, r)
     else:
         for i in range(a * b):
             out[i // b, i % b] = log_sum_exp(x[i // b, :, i % b])
@@ -184,34 +199,36 @@ def logsumexp(x: Any, out: Any) -> None:
 def softmax_backward(gy: Any, y: Any, out: Any) -> None:
     a, r, b = y.shape
     if b == 1:
-        gys, ys, outs = gy.reshape(a, r), y.reshape(a, r), out.reshape(a, r)
         for i in prange(a):
-            softmax_backward_row(gys[i], ys[i], outs[i])
+            softmax_backward_row(pointer_to(gy), pointer_to(y), i * r, r, pointer_to(out))
     else:
         for i in prange(a * b):
-            softmax_backward_row(gy[i // b, :, i % b], y[i // b, :, i % b], out[i // b, :, i % b])
+            softmax_backward_column(gy[i // b, :, i % b], y[i // b, :, i % b], out[i // b, :, i % b])
 
 
 @parallel(work="y", grain=GRAIN)
 def log_softmax_backward(gy: Any, y: Any, out: Any) -> None:
     a, r, b = y.shape
     if b == 1:
-        gys, ys, outs = gy.reshape(a, r), y.reshape(a, r), out.reshape(a, r)
         for i in prange(a):
-            log_softmax_backward_row(gys[i], ys[i], outs[i])
+            log_softmax_backward_row(pointer_to(gy), pointer_to(y), i * r, r, pointer_to(out))
     else:
         for i in prange(a * b):
-            log_softmax_backward_row(gy[i // b, :, i % b], y[i // b, :, i % b], out[i // b, :, i % b])
+            log_softmax_backward_column(gy[i // b, :, i % b], y[i // b, :, i % b], out[i // b, :, i % b])
 
 
-@jit()
+@parallel(work="x", grain=GRAIN)
 def cross_entropy(
     x: Any, target: Any, ignore_index: Any, reduction: Any, out: Any, lse: Any, scale: Any, work: Any, status: Any
 ) -> None:
     a, c, b = x.shape
-    block = max(1, work.size // ((c + 1) * max(b, 1)))
-    for a0 in range(0, a, block):
-        block_log_sum_exp(x.reshape(-1), a0, min(block, a - a0), c, b, work, lse.reshape(-1))
+    if b == 1 and c >= MANY:
+        for i in prange(a):
+            lse[i, 0] = log_sum_exp_row(pointer_to(x), i * c, c)
+    else:
+        block = max(1, work.size // ((c + 1) * max(b, 1)))
+        for a0 in range(0, a, block):
+            block_log_sum_exp(x.reshape(-1), a0, min(block, a - a0), c, b, work, lse.reshape(-1))
     total = 0.0
     counted = 0
     for i in range(a):
@@ -238,7 +255,8 @@ def cross_entropy(
 
 
 @jit()
-def cross_entropy_backward(gy: Any, x: Any, target: Any, lse: Any, scale: Any, ignore_index: Any, out: Any) -> None:
+def few_gradients(gy: Any, x: Any, target: Any, lse: Any, scale: Any, ignore_index: Any, out: Any) -> None:
+    """The gradients of samples of a few classes, or of many places."""
     a, c, b = x.shape
     source, flat, tops = x.reshape(-1), out.reshape(-1), lse.reshape(-1)
     for i in range(a):
@@ -260,3 +278,19 @@ def cross_entropy_backward(gy: Any, x: Any, target: Any, lse: Any, scale: Any, i
                 for at in range(first, first + c * b, b):
                     flat[at] *= g
                 flat[first + t * b] -= g
+
+
+@parallel(work="x", grain=GRAIN)
+def cross_entropy_backward(gy: Any, x: Any, target: Any, lse: Any, scale: Any, ignore_index: Any, out: Any) -> None:
+    a, c, b = x.shape
+    if b != 1 or c < MANY:
+        few_gradients(gy, x, target, lse, scale, ignore_index, out)
+    else:
+        for i in prange(a):
+            t = target[i, 0]
+            g = scale[0] * (gy[i, 0] if gy.size > 1 else gy[0, 0])
+            if t == ignore_index:
+                out[i, :, 0] = 0
+            else:
+                scaled_softmax_row(pointer_to(x), i * c, c, lse[i, 0], g, pointer_to(out))
+                out[i, t, 0] -= g

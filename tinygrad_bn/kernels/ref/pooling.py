@@ -1,10 +1,9 @@
-"""Planes (P, H, W): pooled over windows, and read at other rows and columns.
+"""Planes (P, H, W): pooled over windows of tables, and read at other rows and columns.
 
-    max_pool     y[p, r, c] = max over i, j of x[p, r sh - ph + i dh, c sw - pw + j dw], where that lies in the plane
     avg_pool     y[p, r, c] = Σ x[p, a ≤ h < b, u ≤ w < v] / (m n),  (a, b, m) = rows[r], (u, v, n) = columns[c]
     take_grid    y[p, r, c] = x[p, rows[r], columns[c]]
 
-Windows of averages are tables, int64 (R, 3): first, end, and what they count.
+Tables are int64 (R, 3): first, end, and what a window counts. Windows that move by a stride are in ``windows.py``.
 """
 
 from __future__ import annotations
@@ -24,25 +23,6 @@ def _largest(window: Array, places: Array) -> tuple[Array, Array]:
     last_nan = window.shape[1] - 1 - nan[:, ::-1].argmax(axis=1)
     at = np.where(nan.any(axis=1), last_nan, window.argmax(axis=1))
     return np.take_along_axis(window, at[:, None], 1)[:, 0], places[at]
-
-
-@spec(writes="out index")
-def max_pool(
-    x: Array, kh: int, kw: int, sh: int, sw: int, ph: int, pw: int, dh: int, dw: int, out: Array, index: Array
-) -> None:
-    """``index`` gets the place of the maximum in its plane, row W + column; -1 where a window misses the plane."""
-    planes, height, width = x.shape
-    flat = x.reshape(planes, height * width)
-    for r in range(out.shape[1]):
-        rows = r * sh - ph + dh * np.arange(kh)
-        rows = rows[(rows >= 0) & (rows < height)]
-        for c in range(out.shape[2]):
-            columns = c * sw - pw + dw * np.arange(kw)
-            columns = columns[(columns >= 0) & (columns < width)]
-            places = (rows[:, None] * width + columns).ravel()
-            found = (-np.inf, -1) if not places.size else _largest(flat[:, places], places)
-            out[:, r, c] = found[0]
-            index[:, r, c] = found[1]
 
 
 @spec(writes="out index")

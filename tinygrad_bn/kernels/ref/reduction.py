@@ -9,6 +9,7 @@ import numpy as np
 from tinygrad_bn.kernels.spec import spec
 
 Array = np.ndarray[Any, Any]
+SHARE = 1 << 15  # elements of a long row that one thread sums
 
 
 @spec()
@@ -16,6 +17,14 @@ def sum(x: Array, scale: float, out: Array) -> None:
     """out = scale · Σ x, shape (A, B), of floating-point numbers, accumulated in float64."""
     with np.errstate(all="ignore"):
         np.copyto(out, x.sum(axis=1, dtype=np.float64) * scale, casting="unsafe")
+
+
+@spec(workspace="parts")
+def sum_all(x: Array, scale: float, parts: Array, out: Array) -> None:
+    """out = scale · Σ x, shape (1, 1), of a long row, in shares of ``SHARE`` elements: ``parts`` has ⌈N / SHARE⌉ of
+    float64."""
+    with np.errstate(all="ignore"):
+        np.copyto(out, x.sum(dtype=np.float64) * scale, casting="unsafe")
 
 
 @spec()
