@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,7 @@ class Problem:
     arrays: tuple[Array, ...]
     layouts: tuple[str, ...]
     device: str
+    algorithm: str
     columns: int
     seed: int
 
@@ -100,6 +101,7 @@ def problems(draw: st.DrawFn, transposed: bool) -> Problem:
         arrays,
         tuple(draw(strategies.LAYOUTS) for _ in arrays),
         draw(st.sampled_from(["cpu", "cpu", "cpu", "ref"])),
+        draw(st.sampled_from(["auto", "auto", "im2col"])),
         draw(st.sampled_from([1, 300, 1 << 20])),
         draw(st.integers(0, 2**16)),
     )
@@ -108,7 +110,7 @@ def problems(draw: st.DrawFn, transposed: bool) -> Problem:
 def run(p: Problem) -> tuple[list[Array], Array]:
     """The output and the gradients, the columns cut into chunks of ``p.columns``; and the cotangent."""
     tensors = p.ours()
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, tb.backends.cpu.flags(conv_algorithm=p.algorithm):
         patch.setattr(convolution, "COLUMNS", p.columns)
         y = getattr(tb, p.op)(*tensors, **p.options)
         g = np.asarray(np.random.default_rng(p.seed).standard_normal(y.shape), p.dtype)
@@ -156,7 +158,7 @@ def test_any_transposed_convolution_agrees_with_pytorch(p: Problem) -> None:
 @given(p=st.booleans().flatmap(lambda t: problems(transposed=t)))
 def test_a_convolution_is_linear_in_each_factor_and_its_gradients_are_the_adjoints(p: Problem) -> None:
     """⟨gy, w ⋆ x⟩ = ⟨gx, x⟩ = ⟨gw, w⟩, without the bias."""
-    (y, gx, gweight, *_), g = run(Problem(p.op, p.options, p.arrays[:2], p.layouts[:2], p.device, p.columns, p.seed))
+    (y, gx, gweight, *_), g = run(replace(p, arrays=p.arrays[:2], layouts=p.layouts[:2]))
     x, weight = (a.astype(np.float64) for a in p.arrays[:2])
     inner = [float((a.astype(np.float64) * b).sum()) for a, b in ((y, g), (gx, x), (gweight, weight))]
     scale = float(np.abs(y.astype(np.float64) * g).sum() + np.abs(gx * x).sum() + np.abs(gweight * weight).sum())
@@ -214,7 +216,7 @@ def test_columns_are_made_a_chunk_of_samples_at_a_time() -> None:
             made.append(arguments[-1 if kernel.name == "im2col" else 0].size)
         do()
 
-    x, w = tb.randn(64, 8, 32, 32, requires_grad=True), tb.randn(4, 8, 3, 3, requires_grad=True)
+    x, w = (tb.randn(*s, device="ref", requires_grad=True) for s in ((64, 8, 32, 32), (4, 8, 3, 3)))
     launch.observers.append(watch)
     try:
         y = tb.conv2d(x, w, padding=1)
@@ -225,7 +227,10 @@ def test_columns_are_made_a_chunk_of_samples_at_a_time() -> None:
     assert sum(made) == 3 * 9 * x.numel()
 
 
-def test_windows_of_one_element_need_no_columns() -> None:
+@pytest.mark.parametrize(
+    ("algorithm", "wanted"), [("auto", ["direct_convolution"] * 2), ("im2col", ["matmul_nn", "matmul_tn"])]
+)
+def test_windows_of_one_element_need_no_columns(algorithm: str, wanted: list[str]) -> None:
     seen: list[str] = []
 
     def watch(kernel: Kernel, arguments: tuple[Any, ...], do: Callable[[], None]) -> None:
@@ -235,15 +240,17 @@ def test_windows_of_one_element_need_no_columns() -> None:
     x, w = tb.randn(3, 4, 9, 9, requires_grad=True), tb.randn(5, 4, 1, 1)
     launch.observers.append(watch)
     try:
-        y = tb.conv2d(x, w)
-        y.backward(tb.ones_like(y))
+        with tb.backends.cpu.flags(conv_algorithm=algorithm):
+            y = tb.conv2d(x, w)
+            y.backward(tb.ones_like(y))
     finally:
         launch.observers.remove(watch)
-    assert [n for n in seen if n != "fill"] == ["matmul_nn", "matmul_tn"]
+    assert [n for n in seen if n != "fill"] == wanted
 
 
-@pytest.mark.parametrize("groups", [1, 4])
-def test_threads_change_no_bit(groups: int) -> None:
+@pytest.mark.parametrize("algorithm", ["auto", "im2col"])
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_threads_change_no_bit(groups: int, algorithm: str) -> None:
     if launch.pool.limit < 2:
         pytest.skip("one processor")
     found = []
@@ -252,8 +259,9 @@ def test_threads_change_no_bit(groups: int) -> None:
         tb.manual_seed(0)
         x = tb.randn(40, 16, 20, 21, requires_grad=True)
         w, b = tb.randn(24, 16 // groups, 3, 3, requires_grad=True), tb.randn(24, requires_grad=True)
-        y = tb.conv2d(x, w, b, stride=(1, 2), padding=1, groups=groups)
-        y.backward(tb.randn(*y.shape))
+        with tb.backends.cpu.flags(conv_algorithm=algorithm):
+            y = tb.conv2d(x, w, b, stride=(1, 2), padding=1, groups=groups)
+            y.backward(tb.randn(*y.shape))
         found.append([t.detach().numpy().tobytes() for t in (y, x.grad, w.grad, b.grad) if t is not None])
     assert found[0] == found[1]
     assert len(found[0]) == 4

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinygrad_bn.kernels.cpu import _twin as twin
-from tinygrad_bn.kernels.cpu import shuffles, simd
+from tinygrad_bn.kernels.cpu import choices, shuffles, simd, streams
 from tinygrad_bn.kernels.cpu._jit import ENABLED, jit
 from tinygrad_bn.kernels.cpu.vector import WIDTH
 
@@ -69,6 +69,15 @@ def reordered(a: Any, out: Any) -> None:
     simd.store(out, 0, shuffles.load_every(a, 2, 1, 4))
     simd.store(out, w, shuffles.load_every(a, 0, 8, 9))
     shuffles.store_every4(out, 2 * w, simd.load(a, 0), simd.load(a, w), simd.load(a, 2 * w), simd.load(a, 3 * w))
+
+
+@jit()
+def streamed(a: Any, b: Any, n: Any, skew: Any, out: Any) -> None:
+    """Both, blended after n lanes, to the first place of a register that begins at or behind ``skew``."""
+    w = simd.lanes(a)
+    at = -(streams.misaligned(out) + skew) % w + skew
+    streams.stream(out, at, streams.blend(simd.load(a, 0), simd.load(b, 0), n))
+    streams.settle()
 
 
 @jit()
@@ -141,6 +150,21 @@ def test_moves_that_reorder(dtype: str) -> None:
     np.testing.assert_array_equal(out[2 * w :], a[: 4 * w].reshape(4, w).T.ravel())
 
 
+@given(st.sampled_from(["float32", "float64"]), st.integers(0, 20), st.integers(0, 40), st.integers(0, 20))
+def test_streamed_stores(dtype: str, n: int, skew: int, start: int) -> None:
+    """Whole registers at multiples of their size, wherever the array begins."""
+    w = LANES[dtype]
+    a, b = np.arange(w, dtype=dtype), -np.arange(w, dtype=dtype) - 1
+    out = np.full(100, 77.0, dtype)[start:]
+    streamed(a, b, n, skew, out)
+    (places,) = np.nonzero(out != 77.0)
+    at = int(places[0])
+    assert 0 <= at - skew < w
+    assert (out.ctypes.data + at * out.itemsize) % WIDTH == 0
+    np.testing.assert_array_equal(out[at : at + w], np.where(np.arange(w) < n, a, b))
+    assert (out != 77.0).sum() == w
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_exponentials_of_registers(dtype: str) -> None:
     """Infinity where it overflows, subnormals and 0 below, NaN stays."""
@@ -195,7 +219,7 @@ def test_totals(dtype: str, seed: int) -> None:
 def test_the_twin_has_every_name() -> None:
     """With the JIT off, kernels find in ``simd`` what they find with it on."""
     public = {n for n in vars(twin) if not n.startswith("_") and callable(getattr(twin, n)) and n != "Any"}
-    assert public <= set(vars(simd)) | set(vars(shuffles))
+    assert public <= {name for module in (simd, choices, shuffles, streams) for name in vars(module)}
     assert {"load", "store", "fma", "total", "store_totals", "array_at"} <= public
 
 

@@ -4,8 +4,9 @@
     convolution_input    gx = ∂⟨gy, w ⋆ x⟩ / ∂x, which is also the transposed convolution
     convolution_weight   gw = ∂⟨gy, w ⋆ x⟩ / ∂w
 
-Each is products of matrices and one of im2col and its adjoint (``kernels/cpu/convolution.py``), over chunks of samples
-so that the columns, KH KW times the input, are never all there. Derivatives of any order follow.
+Which algorithm each goes by is decided in ``_algorithm``. Here is the one that every device has: products of matrices
+and one of im2col and its adjoint (``kernels/cpu/convolution.py``), over chunks of samples so that the columns, KH KW
+times the input, are never all there. Derivatives of any order follow.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from tinygrad_bn.core.launch import launch
 from tinygrad_bn.core.registry import operation
 from tinygrad_bn.core.tape import Gradients, Node, record
 from tinygrad_bn.core.tensor import Array, Tensor
-from tinygrad_bn.ops import _winograd, sums
+from tinygrad_bn.ops import _depthwise, _direct, _direct_weight, _winograd, sums
+from tinygrad_bn.ops._algorithm import algorithm
 from tinygrad_bn.ops._common import plain
 from tinygrad_bn.ops._geometry import Geometry
 from tinygrad_bn.ops._operands import NOTHING
@@ -123,11 +125,10 @@ def convolution_input(gy: Tensor, weight: Tensor, bias: Tensor | None, geometry:
     -------
     Tensor, shape (N, C, H, W)
     """
+    shift = NO_BIAS[gy.dtype.name] if bias is None else plain(bias)
     shape = (gy.array.shape[0], weight.array.shape[1] * geometry.groups, *geometry.input)
     out = gy.device.empty(shape, gy.dtype)
-    _backward_input(plain(gy), plain(weight), out, geometry, gy.dtype, gy.device)
-    if bias is not None and out.size:
-        launch(gy.device.kernels.add_bias, plain(bias), out.reshape(*shape[:2], -1))
+    _backward_input(plain(gy), plain(weight), shift, out, geometry, gy.dtype, gy.device)
     return _record(ConvolutionInput, out, gy, weight, bias, geometry)
 
 
@@ -165,19 +166,34 @@ def _chunks(samples: int, depth: int, g: Geometry, dtype: DType, device: Device)
 
 
 def _forward(x: Array, w: Array, bias: Array, out: Array, g: Geometry, dtype: DType, device: Device) -> None:
-    (n, c), o, k = x.shape[:2], w.shape[0], device.kernels
     if not (x.size and w.size and out.size):
-        launch(k.fill, 0, out)
-    elif _winograd.pays(c, o, g, dtype, device):
-        _winograd.forward(x, w, bias, out, g, device)
+        launch(device.kernels.fill, 0, out)
+        _add_bias(bias, out, device)
         return
-    elif g.pointwise and g.groups == 1 and g.length >= LONG:
-        launch(k.matmul_nn, w.reshape(1, o, c), x.reshape(n, c, g.length), out.reshape(n, o, g.length))
-    else:
+    match algorithm(x.shape[1], out.shape[1], g, dtype, device):
+        case "winograd":
+            _winograd.forward(x, w, bias, out, g, device)
+        case "depthwise":
+            _depthwise.forward(x, w, bias, out, g, dtype, device)
+        case "direct":
+            _direct.forward(x, w, bias, out, g, dtype, device)
+        case _:
+            _forward_columns(x, w, bias, out, g, dtype, device)
+
+
+def _add_bias(bias: Array, out: Array, device: Device) -> None:
+    if bias.size and out.size:
+        launch(device.kernels.add_bias, bias, out.reshape(*out.shape[:2], -1))
+
+
+def _forward_columns(x: Array, w: Array, bias: Array, out: Array, g: Geometry, dtype: DType, device: Device) -> None:
+    (n, c), o = x.shape[:2], w.shape[0]
+    if not (g.pointwise and g.groups == 1 and g.length >= LONG):
         _forward_chunks(x, w, bias, out, g, dtype, device)
         return
-    if bias.size and out.size:
-        launch(k.add_bias, bias, out.reshape(n, o, -1))
+    windows = x.reshape(n, c, g.length), out.reshape(n, o, g.length)
+    launch(device.kernels.matmul_nn, w.reshape(1, o, c), *windows)
+    _add_bias(bias, out, device)
 
 
 def _forward_chunks(x: Array, w: Array, bias: Array, out: Array, g: Geometry, dtype: DType, device: Device) -> None:
@@ -200,14 +216,24 @@ def _forward_chunks(x: Array, w: Array, bias: Array, out: Array, g: Geometry, dt
         launch(k.exchange, product.reshape(o, count, g.length), bias, part)
 
 
-def _backward_input(gy: Array, w: Array, out: Array, g: Geometry, dtype: DType, device: Device) -> None:
-    (n, o), c, k = gy.shape[:2], out.shape[1], device.kernels
-    if not (gy.size and w.size):
-        launch(k.fill, 0, out)
+def _backward_input(gy: Array, w: Array, bias: Array, out: Array, g: Geometry, dtype: DType, device: Device) -> None:
+    how = algorithm(gy.shape[1], out.shape[1], g, dtype, device)
+    if not (gy.size and w.size and out.size):
+        launch(device.kernels.fill, 0, out)
+    elif how == "direct":
+        _direct.backward_input(gy, w, bias, out, g, dtype, device)
         return
-    if _winograd.pays(o, c, g, dtype, device):
+    elif how == "winograd":
         _winograd.backward_input(gy, w, out, g, device)
-        return
+    elif how == "depthwise":
+        _depthwise.backward_input(gy, w, out, g, dtype, device)
+    else:
+        _backward_input_columns(gy, w, out, g, dtype, device)
+    _add_bias(bias, out, device)
+
+
+def _backward_input_columns(gy: Array, w: Array, out: Array, g: Geometry, dtype: DType, device: Device) -> None:
+    (n, o), c, k = gy.shape[:2], out.shape[1], device.kernels
     if g.pointwise and g.groups == 1 and g.length >= LONG:
         launch(k.matmul_tn, w.reshape(1, o, c), gy.reshape(n, o, g.length), out.reshape(n, c, g.length))
         return
@@ -222,13 +248,22 @@ def _backward_input(gy: Array, w: Array, out: Array, g: Geometry, dtype: DType, 
 
 
 def _backward_weight(gy: Array, x: Array, out: Array, g: Geometry, dtype: DType, device: Device) -> None:
-    (n, c), o, k = x.shape[:2], gy.shape[1], device.kernels
     if not (gy.size and x.size):
-        launch(k.fill, 0, out)
+        launch(device.kernels.fill, 0, out)
         return
-    if _winograd.pays(c, o, g, dtype, device):
-        _winograd.backward_weight(gy, x, out, g, device)
-        return
+    match algorithm(x.shape[1], gy.shape[1], g, dtype, device):
+        case "winograd":
+            _winograd.backward_weight(gy, x, out, g, device)
+        case "depthwise":
+            _depthwise.backward_weight(gy, x, out, g, dtype, device)
+        case "direct":
+            _direct_weight.backward_weight(gy, x, out, g, dtype, device)
+        case _:
+            _backward_weight_columns(gy, x, out, g, dtype, device)
+
+
+def _backward_weight_columns(gy: Array, x: Array, out: Array, g: Geometry, dtype: DType, device: Device) -> None:
+    (n, c), o, k = x.shape[:2], gy.shape[1], device.kernels
     depth = c * g.taps
     total = out.reshape(g.groups, o // g.groups, depth // g.groups)
     term = total

@@ -46,6 +46,10 @@ def load_every(a: Any, i: int, k: int, n: int) -> Any:
     return _stretch(a, i, n * lanes(a))[k::n].copy()
 
 
+def prefetch(a: Any, i: int) -> None:
+    """Nothing to be done."""
+
+
 def store_every2(a: Any, i: int, *vectors: Any) -> None:
     _stretch(a, i, 2 * lanes(a))[:] = np.stack(vectors, 1).ravel()
 
@@ -59,6 +63,24 @@ def transpose(a: Any, i: int, m: int, b: Any, j: int, n: int) -> None:
     rows = np.stack([_stretch(a, i + k * m, size) for k in range(size)])
     for k in range(size):
         _stretch(b, j + k * n, size)[:] = rows[:, k]
+
+
+def transpose_first(a: Any, i: int, m: int, b: Any, j: int, n: int, rows: int, columns: int) -> None:
+    size = lanes(a)
+    found = np.stack([_stretch(a, i + k * m, size) for k in range(size)])
+    for k in range(min(rows, size)):
+        _stretch(b, j + k * n, min(columns, size))[:] = found[:columns, k]
+
+
+def spread(a: Any, i: int, m: int, b: Any, j: int, places: Any, p: int) -> None:
+    spread_first(a, i, m, b, j, places, p, lanes(a), lanes(a))
+
+
+def spread_first(a: Any, i: int, m: int, b: Any, j: int, places: Any, p: int, rows: int, columns: int) -> None:
+    size = lanes(a)
+    found = np.stack([load_first(a, i + k * m, rows if k < columns else 0) for k in range(size)])
+    for k in range(min(rows, size)):
+        _stretch(b, j + int(places[p + k]), size)[:] = found[:, k]
 
 
 def store(a: Any, i: int, v: Any) -> None:
@@ -137,10 +159,6 @@ def array_at(address: int, n: int, like: Any) -> Any:
     return np.ctypeslib.as_array((kind * int(n)).from_address(int(address)))
 
 
-def prefetch(a: Any, i: int) -> None:
-    """NumPy has no such thing."""
-
-
 def pointer_to(a: Any) -> Any:
     return _flat(a)
 
@@ -155,6 +173,13 @@ def where_larger_or_nan(v: Any, w: Any, a: Any, b: Any) -> Any:
 
 def where_equal(v: Any, w: Any, a: Any, b: Any) -> Any:
     return np.where(v == w, a, b)
+
+
+def peak(v: Any) -> Any:
+    while v.size > 1:
+        n = v.size // 2
+        v = np.where(v[n:] > v[:n], v[n:], v[:n])
+    return v[0]
 
 
 def evens(v: Any, w: Any) -> Any:
@@ -193,3 +218,21 @@ def store_whole_first(a: Any, i: int, v: Any, n: int) -> None:
     n = min(n, v.size)
     if n > 0:
         _stretch(a, i, n)[:] = v[:n]
+
+
+def misaligned(a: Any) -> int:
+    return int(a.ctypes.data % WIDTH // a.itemsize)
+
+
+def stream(a: Any, i: int, v: Any) -> None:
+    if _stretch(a, i, lanes(a)).ctypes.data % WIDTH:
+        raise ValueError(f"streamed store to element {i}, which is not at a multiple of {WIDTH} bytes")
+    store(a, i, v)
+
+
+def settle() -> None:
+    """Stores of NumPy are seen as they are made."""
+
+
+def blend(v: Any, w: Any, n: int) -> Any:
+    return np.where(np.arange(v.size) < n, v, w)

@@ -4,6 +4,9 @@
     store_every2(a, i, v, w)                  lane n of the two side by side at i + 2 n
     store_every4(a, i, v, w, x, y)            lane n of the four side by side at i + 4 n
     transpose(a, i, m, b, j, n)               b[j + k n + l] = a[i + l m + k] for all lanes k and l
+    transpose_first(…, rows, columns)         the same for k < rows and l < columns alone; all that lies in a is read
+    spread(a, i, m, b, j, places, p)          b[j + places[p + k] + l] = a[i + l m + k]
+    spread_first(…, rows, columns)            the same for k < rows alone; zeros for l >= columns, which are not read
 
 With the JIT off the same names work on NumPy arrays (``_twin.py``).
 """
@@ -17,7 +20,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from tinygrad_bn.kernels.cpu._jit import ENABLED
-from tinygrad_bn.kernels.cpu.vector import I32, VECTORS, align_of, data_of
+from tinygrad_bn.kernels.cpu.vector import I32, I64, VECTORS, VectorType, align_of, data_of
 
 if ENABLED:
 
@@ -105,5 +108,96 @@ if ENABLED:
 
         return types.void(a, types.int64, types.int64, b, types.int64, types.int64), generate
 
+    def _place(builder: Any, data: Any, at: Any, kind: VectorType) -> Any:
+        return builder.bitcast(builder.gep(data, [at]), kind.value.as_pointer())
+
+    def _turned(builder: Any, rows: list[Any]) -> list[Any]:
+        n = d = len(rows)
+        while d > 1:
+            d //= 2
+            rows = _exchange(builder, rows, n, d)
+        return rows
+
+    def _step(builder: Any, first: Any, k: int, step: Any) -> Any:
+        return builder.add(first, builder.mul(step, ir.Constant(step.type, k)))
+
+    def _below(builder: Any, k: int, n: Any) -> Any:
+        return builder.icmp_signed("<", ir.Constant(I64, k), n)
+
+    @intrinsic
+    def transpose_first(typing: Any, a: Any, i: Any, m: Any, b: Any, j: Any, n: Any, rows: Any, columns: Any) -> Any:
+        """As ``transpose``; of what is written, the first ``rows`` registers, of each the first ``columns`` lanes."""
+        kind = VECTORS[a.dtype]
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            source = data_of(context, builder, signature.args[0], args[0])
+            target = data_of(context, builder, signature.args[3], args[3])
+            places = [_place(builder, source, _step(builder, args[1], k, args[2]), kind) for k in range(kind.count)]
+            found = _turned(builder, [builder.load(place, align=align_of(kind)) for place in places])
+            mask = kind.mask(builder, args[7])
+            for k, v in enumerate(found):
+                place = _place(builder, target, _step(builder, args[4], k, args[5]), kind)
+                wanted = builder.select(_below(builder, k, args[6]), mask, ir.Constant(mask.type, None))
+                kind.masked_store(builder, v, place, wanted)
+            return context.get_dummy_value()
+
+        return types.void(a, types.int64, types.int64, b, *[types.int64] * 4), generate
+
+    @intrinsic
+    def spread(typing: Any, a: Any, i: Any, m: Any, b: Any, j: Any, places: Any, p: Any) -> Any:
+        """As ``transpose``, to places of a table."""
+        kind = VECTORS[a.dtype]
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            source = data_of(context, builder, signature.args[0], args[0])
+            target = data_of(context, builder, signature.args[3], args[3])
+            table = data_of(context, builder, signature.args[5], args[5])
+            rows = [_place(builder, source, _step(builder, args[1], k, args[2]), kind) for k in range(kind.count)]
+            found = _turned(builder, [builder.load(row, align=align_of(kind)) for row in rows])
+            for k, v in enumerate(found):
+                at = builder.load(builder.gep(table, [builder.add(args[6], ir.Constant(I64, k))]))
+                builder.store(v, _place(builder, target, builder.add(args[4], at), kind), align=align_of(kind))
+            return context.get_dummy_value()
+
+        return types.void(a, types.int64, types.int64, b, types.int64, places, types.int64), generate
+
+    @intrinsic
+    def spread_first(
+        typing: Any, a: Any, i: Any, m: Any, b: Any, j: Any, places: Any, p: Any, rows: Any, columns: Any
+    ) -> Any:
+        """As ``spread``, of a part: registers that are not wanted take the first one's place in the table."""
+        kind = VECTORS[a.dtype]
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            source = data_of(context, builder, signature.args[0], args[0])
+            target = data_of(context, builder, signature.args[3], args[3])
+            table = data_of(context, builder, signature.args[5], args[5])
+            mask, zero = kind.mask(builder, args[7]), ir.Constant(kind.value, [0.0] * kind.count)
+            none, every = ir.Constant(mask.type, None), ir.Constant(mask.type, [1] * kind.count)
+            read = []
+            for k in range(kind.count):
+                wanted = builder.select(_below(builder, k, args[8]), mask, none)
+                read.append(
+                    kind.masked_load(
+                        builder, _place(builder, source, _step(builder, args[1], k, args[2]), kind), wanted, zero
+                    )
+                )
+            for k, v in enumerate(_turned(builder, read)):
+                below = _below(builder, k, args[7])
+                here = builder.select(below, builder.add(args[6], ir.Constant(I64, k)), args[6])
+                place = _place(builder, target, builder.add(args[4], builder.load(builder.gep(table, [here]))), kind)
+                kind.masked_store(builder, v, place, builder.select(below, every, none))
+            return context.get_dummy_value()
+
+        return types.void(a, types.int64, types.int64, b, types.int64, places, *[types.int64] * 3), generate
+
 else:
-    from tinygrad_bn.kernels.cpu._twin import load_every, store_every2, store_every4, transpose  # noqa: F401
+    from tinygrad_bn.kernels.cpu._twin import (  # noqa: F401
+        load_every,
+        spread,
+        spread_first,
+        store_every2,
+        store_every4,
+        transpose,
+        transpose_first,
+    )

@@ -51,6 +51,11 @@ class VectorType(types.Type):
         all_n = builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(I32, self.count), [0] * self.count))
         return builder.icmp_signed("<", ir.Constant(ints, list(range(self.count))), all_n)
 
+    def masked_load(self, builder: Any, pointer: Any, mask: Any, other: Any) -> Any:
+        shape = ir.FunctionType(self.value, [pointer.type, I32, mask.type, self.value])
+        function = cgutils.get_or_insert_function(builder.module, shape, f"llvm.masked.load.{self.suffix}.p0")
+        return builder.call(function, [pointer, ir.Constant(I32, align_of(self)), mask, other])
+
     def masked_store(self, builder: Any, value: Any, pointer: Any, mask: Any) -> None:
         shape = ir.FunctionType(ir.VoidType(), [self.value, pointer.type, I32, mask.type])
         function = cgutils.get_or_insert_function(builder.module, shape, f"llvm.masked.store.{self.suffix}.p0")

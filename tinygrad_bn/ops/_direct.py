@@ -1,0 +1,50 @@
+"""Direct convolution and its gradient with respect to the input, for any geometry; see ``kernels/direct.py``."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from tinygrad_bn.core.device import Device
+from tinygrad_bn.core.dtype import DType
+from tinygrad_bn.core.launch import launch, pool
+from tinygrad_bn.core.tensor import Array
+from tinygrad_bn.kernels.direct import Plan, plan, taps_of_gradient, taps_of_windows
+from tinygrad_bn.ops._geometry import Geometry
+
+
+@lru_cache(maxsize=1024)
+def planned(turned: bool, g: Geometry, samples: int, channels: int, rows: int, itemsize: int) -> Plan:
+    """How a convolution, or its gradient, is cut, from so many channels of a group to so many rows."""
+    one = (1, 1)
+    if turned:
+        size, stride, spread = g.input, one, g.stride
+        taps = taps_of_gradient(g.kernel, g.stride, g.before, g.dilation)
+    else:
+        size, stride, spread = g.output, g.stride, one
+        taps = taps_of_windows(g.kernel, g.before, g.dilation)
+    grid = (1, g.length) if g.pointwise else (-(-size[0] // spread[0]), -(-size[1] // spread[1]))
+    return plan(taps, stride, spread, (samples, channels), rows, g.groups, grid, itemsize, g.pointwise)
+
+
+def forward(x: Array, w: Array, bias: Array, out: Array, g: Geometry, dtype: DType, device: Device) -> None:
+    """out = w ⋆ x + bias."""
+    _convolve(x, w, bias, False, (*g.stride, 1, 1), out, g, dtype, device)
+
+
+def backward_input(gy: Array, w: Array, bias: Array, out: Array, g: Geometry, dtype: DType, device: Device) -> None:
+    """out = the transposed convolution of gy, plus bias."""
+    _convolve(gy, w, bias, True, (1, 1, *g.stride), out, g, dtype, device)
+
+
+def _convolve(
+    x: Array, w: Array, bias: Array, turned: bool, steps: tuple[int, ...], out: Array, g: Geometry, dtype: DType,
+    device: Device,
+) -> None:  # fmt: skip
+    n, c, r = x.shape[0], x.shape[1], out.shape[1]
+    found = planned(turned, g, n, c // g.groups, r // g.groups, dtype.itemsize)
+    if g.pointwise:
+        x, out = x.reshape(n, c, 1, -1), out.reshape(n, r, 1, -1)
+    shares = max(1, pool.threads)  # each strip is computed by itself: how they are shared changes no bit
+    work = device.empty((shares, found.work), dtype)
+    kernel = device.kernels.direct_convolution
+    launch(kernel, x, w, bias, turned, *steps, found.taps, found.lines, found.cut, work, out)
