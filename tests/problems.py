@@ -15,6 +15,7 @@ from hypothesis import assume
 from hypothesis import strategies as st
 
 from tinygrad_bn.core.device import ref
+from tinygrad_bn.kernels.ref.reduction import SHARE
 from tinygrad_bn.kernels.spec import parameters_of
 
 Array = np.ndarray[Any, Any]
@@ -100,6 +101,11 @@ def rows(draw: st.DrawFn, name: str, dtype: str) -> Arguments:
     match name:
         case "sum":
             return {"x": draw_values(whole), "scale": draw(st.sampled_from([1.0, 0.25])), "out": blank((a, b), dtype)}
+        case "sum_all":
+            n = draw(st.one_of(st.integers(1, 99), st.sampled_from([SHARE - 1, SHARE, 2 * SHARE + 77])))
+            x = draw_values((min(n, 99),))
+            parts = blank(-(-n // SHARE), np.float64)
+            return {"x": np.resize(x, (1, n, 1)), "scale": 0.25, "parts": parts, "out": blank((1, 1), dtype)}
         case "sum_int":
             return {"x": draw(st.integers(0, 99)) + np.arange(a * r * b).reshape(whole), "out": blank((a, b), np.int64)}
         case "extreme":
@@ -121,6 +127,7 @@ def rows(draw: st.DrawFn, name: str, dtype: str) -> Arguments:
 @st.composite
 def entropy(draw: st.DrawFn, name: str, dtype: str) -> Arguments:
     a, c, b = _abr(draw, wide=5)
+    c = draw(st.sampled_from([c, c, 48, 131]))
     rng = np.random.default_rng(draw(st.integers(0, 99)))
     x, target = draw(strategies.values((a, c, b), dtype)), rng.integers(0, c, (a, b))
     ignore = draw(st.sampled_from([-100, 0]))
@@ -223,8 +230,9 @@ def normalisations(draw: st.DrawFn, name: str, dtype: str) -> Arguments:
     mean, var = statistics[0].copy(), statistics[2].copy()
     given_ = {"x": p.x, "weight": p.weight, "bias": p.bias, "mean": mean, "var": var, "eps": p.eps, "act": p.act}
     if name == "batch_norm_eval":
-        return {**given_, "y": blank(p.x.shape, dtype)}
-    return {"gy": p.gy, **given_, **gradients, "parts": blank((c, 1, 3), np.float64)}
+        return {**given_, "y": blank(p.x.shape, dtype), "statistics": blank((4, c), dtype)}
+    scratch = {"statistics": blank((4, c), dtype), "parts": blank((c, cuts, 3), np.float64)}
+    return {"gy": p.gy, **given_, **gradients, **scratch}
 
 
 @st.composite
@@ -327,7 +335,8 @@ def fillings(draw: st.DrawFn, name: str, dtype: str) -> Arguments:
 MAKERS: dict[str, tuple[Callable[[str, str], st.SearchStrategy[Arguments]], float]] = {
     **dict.fromkeys((*UNARY, *BINARY, *TERNARY), (elementwise, 0.0)),
     **dict.fromkeys(
-        ("sum", "logsumexp", "softmax", "log_softmax", "softmax_backward", "log_softmax_backward"), (rows, 1e-06)
+        ("sum", "sum_all", "logsumexp", "softmax", "log_softmax", "softmax_backward", "log_softmax_backward"),
+        (rows, 1e-06),
     ),
     **dict.fromkeys(("sum_int", "extreme"), (rows, 0.0)),
     **dict.fromkeys(("cross_entropy", "cross_entropy_backward"), (entropy, 2e-06)),
@@ -351,7 +360,7 @@ def copied(arguments: Arguments) -> Arguments:
     return {k: v.copy(order="K") if isinstance(v, np.ndarray) else v for k, v in arguments.items()}
 
 
-SUMS = {"sum", "matmul_nn", "matmul_nt", "matmul_tn", "linear", "linear_backward", "add_rows", "spread"}
+SUMS = {"sum", "sum_all", "matmul_nn", "matmul_nt", "matmul_tn", "linear", "linear_backward", "add_rows", "spread"}
 SINGLE: set[str] = set()  # kernels of float32 alone
 SCALES: dict[str, Callable[[Arguments], dict[str, Array]]] = {}
 """The size of the terms that cancel in a kernel's results, given its arguments, where that is no sum of sizes."""
@@ -391,6 +400,26 @@ def _hot() -> dict[str, Callable[[], Arguments]]:
             "parts": train["parts"],
         }
 
+    def losses(backward: bool) -> Arguments:
+        a, c = 301, 77
+        target = rng.integers(-1, c, (a, 1))
+        forward = {
+            "x": f(a, c, 1),
+            "target": target,
+            "ignore_index": -1,
+            "reduction": 0,
+            "out": blank((1, 1), np.float32),
+            "lse": blank((a, 1), np.float32),
+            "scale": blank((1,), np.float32),
+            "work": blank(c + 1, np.float32),
+            "status": np.zeros(4, np.int64),
+        }
+        if not backward:
+            return forward
+        ref.kernels.cross_entropy.serial(*forward.values())
+        given_ = {n: forward[n] for n in ("x", "target", "lse", "scale", "ignore_index")}
+        return {"gy": f(1, 1), **given_, "out": blank((a, c, 1), np.float32)}
+
     def product(name: str, m: int, n: int, k: int, batch: int = 1) -> Arguments:
         left = (batch, k, m) if name == "matmul_tn" else (batch, m, k)
         return {
@@ -404,6 +433,14 @@ def _hot() -> dict[str, Callable[[], Arguments]]:
         "add": lambda: {"x": f(200_003), "y": f(200_003), "out": blank(200_003, np.float32)},
         "sum rows": lambda: {"x": f(37, 5001, 1), "scale": 0.5, "out": blank((37, 1), np.float32)},
         "sum columns": lambda: {"x": f(3, 999, 77), "scale": 0.5, "out": blank((3, 77), np.float32)},
+        "sum_all": lambda: {
+            "x": f(1, 9 * SHARE + 5, 1),
+            "scale": 0.5,
+            "parts": blank(10, np.float64),
+            "out": blank((1, 1), np.float32),
+        },
+        "cross_entropy": lambda: losses(False),
+        "cross_entropy_backward": lambda: losses(True),
         "softmax": lambda: {"x": f(700, 101, 1), "out": blank((700, 101, 1), np.float32)},
         "batch_norm_train rows": lambda: bn(16, 9, 200, 1),
         "batch_norm_train parts": lambda: bn(64, 3, 333, 4),
@@ -414,8 +451,6 @@ def _hot() -> dict[str, Callable[[], Arguments]]:
         "batch_norm_train sigmoid": lambda: bn(64, 3, 333, 4, act=2),
         "batch_norm_backward sigmoid rows": lambda: bn(64, 3, 333, 4, True, act=2),
         "batch_norm_backward sigmoid columns": lambda: bn(700, 50, 1, 2, True, act=2),
-        "batch_norm_train block": lambda: bn(200, 100, 1, 1, act=2),
-        "batch_norm_backward block": lambda: bn(200, 100, 1, 1, True, act=2),
         "matmul_nn": lambda: product("matmul_nn", 101, 67, 83),
         "matmul_nt": lambda: product("matmul_nt", 101, 67, 83),
         "matmul_tn": lambda: product("matmul_tn", 101, 67, 83),

@@ -17,6 +17,7 @@ from tinygrad_bn.core.tensor import Array, Tensor
 from tinygrad_bn.errors import ArgumentError, DTypeError, ShapeError, expected, wrong
 from tinygrad_bn.ops._common import is_tensor, same_device
 from tinygrad_bn.ops.batch_norm import Statistics, batch_norm_eval, batch_norm_train, train_unchecked
+from tinygrad_bn.ops.batch_norm_residual import batch_norm_residual, batch_norm_residual_eval
 
 
 def batch_norm(
@@ -79,16 +80,19 @@ def batch_norm_act(
     momentum: float = 0.1,
     eps: float = 1e-5,
     activation: str = "relu",
+    residual: Tensor | None = None,
 ) -> Tensor:
-    """Normalise each channel as ``batch_norm`` does and apply an activation, in one pass over memory.
+    """Normalise each channel as ``batch_norm`` does, add a residual and apply an activation, in one pass over memory.
 
-    Nothing is saved for backward beyond what plain batch normalisation saves.
+    Nothing is saved for backward beyond what plain batch normalisation saves; with a residual, the output.
 
     Parameters
     ----------
     input, running_mean, running_var, weight, bias, training, momentum, eps
         As for ``batch_norm``.
     activation : {"relu", "sigmoid", "none"}
+    residual : Tensor, of the input's shape and dtype, optional
+        y = act(batch_norm(input) + residual), as a block of two branches ends.
 
     Returns
     -------
@@ -99,7 +103,7 @@ def batch_norm_act(
     ShapeError, DTypeError, DeviceError, ArgumentError
     """
     if training:
-        y, statistics = checked_train(input, weight, bias, running_mean, running_var, float(eps), activation)
+        y, statistics = checked_train(input, weight, bias, running_mean, running_var, float(eps), activation, residual)
         if running_mean is not None and running_var is not None:
             commit(statistics, running_mean, running_var, momentum)
         return y
@@ -108,7 +112,23 @@ def batch_norm_act(
         raise ArgumentError(
             wrong("batch_norm", "running_mean", "given, and 'running_var', outside training", None, hint)
         )
-    return batch_norm_eval(input, running_mean, running_var, weight, bias, float(eps), activation)
+    return evaluated(input, residual, running_mean, running_var, weight, bias, float(eps), activation)
+
+
+def evaluated(
+    x: Tensor,
+    residual: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    activation: str,
+) -> Tensor:
+    """``ops.batch_norm_eval``, to which a residual may be added ahead of the activation."""
+    if residual is None:
+        return batch_norm_eval(x, mean, var, weight, bias, eps, activation)
+    return batch_norm_residual_eval(x, residual, mean, var, weight, bias, eps, activation)
 
 
 def checked_momentum(momentum: object, op: str = "batch_norm") -> float:
@@ -139,28 +159,38 @@ def checked_train(
     running_var: Tensor | None,
     eps: float,
     activation: str,
+    residual: Tensor | None = None,
 ) -> tuple[Tensor, Statistics]:
-    """``ops.batch_norm_train`` after all tensors, running statistics included, have been found to fit."""
+    """``ops.batch_norm_train`` after all tensors, running statistics included, have been found to fit; with a residual,
+    ``ops.batch_norm_residual``."""
+    if residual is not None:
+        check_running(x, running_mean, running_var)
+        return batch_norm_residual(x, residual, weight, bias, eps, activation)
     try:  # the common case at once; what has no array, or is missing, goes the long way
-        dtype, device = x.dtype, x.device
-        mean, var = (weight, bias) if running_mean is None is running_var else (running_mean, running_var)
+        dtype, device, shape = x.dtype, x.device, weight.array.shape  # type: ignore[union-attr]
         fit = (
-            weight.array.shape == bias.array.shape == mean.array.shape  # type: ignore[union-attr]
-            == var.array.shape == x.array.shape[1:2] != ()  # type: ignore[union-attr]
-            and weight.dtype is dtype is bias.dtype and mean.dtype is dtype is var.dtype  # type: ignore[union-attr]
+            x.array.shape[1:2] == shape == bias.array.shape != ()  # type: ignore[union-attr]
+            and weight.dtype is dtype is bias.dtype  # type: ignore[union-attr]
             and weight.device is device is bias.device  # type: ignore[union-attr]
-            and mean.device is device is var.device  # type: ignore[union-attr]
             and dtype.is_floating_point
-        )  # fmt: skip
+            and (
+                running_mean is None is running_var
+                or (
+                    running_mean.array.shape == shape == running_var.array.shape  # type: ignore[union-attr]
+                    and running_mean.dtype is dtype is running_var.dtype  # type: ignore[union-attr]
+                    and running_mean.device is device is running_var.device  # type: ignore[union-attr]
+                )
+            )
+        )
     except AttributeError:
         fit = False
     if fit:
         return train_unchecked(x, weight, bias, eps, activation)
-    _check_running(x, running_mean, running_var)
+    check_running(x, running_mean, running_var)
     return batch_norm_train(x, weight, bias, eps, activation)
 
 
-def _check_running(x: Tensor, running_mean: Tensor | None, running_var: Tensor | None) -> None:
+def check_running(x: Tensor, running_mean: Tensor | None, running_var: Tensor | None) -> None:
     """Raise unless both running statistics fit the input, or there are none."""
     op = "batch_norm"
     is_tensor(op, "input", x)

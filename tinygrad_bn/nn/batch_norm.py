@@ -17,12 +17,13 @@ from tinygrad_bn import ops
 from tinygrad_bn.core.dtype import int64
 from tinygrad_bn.core.tensor import Tensor
 from tinygrad_bn.errors import ArgumentError, ShapeError, expected, wrong
-from tinygrad_bn.functional.normalisation import checked_momentum, checked_train, commit
+from tinygrad_bn.functional.normalisation import checked_momentum, checked_train, commit, evaluated
 from tinygrad_bn.nn import init
 from tinygrad_bn.nn.module import Module
 from tinygrad_bn.nn.parameter import Parameter, make
 from tinygrad_bn.ops._common import is_tensor
-from tinygrad_bn.ops.batch_norm import ACTIVATIONS, batch_norm_eval, batch_norm_train
+from tinygrad_bn.ops.batch_norm import ACTIVATIONS
+from tinygrad_bn.ops.batch_norm_residual import check_residual
 from tinygrad_bn.ops.linear_norm import linear_batch_norm, linear_norm_fits
 
 
@@ -102,8 +103,8 @@ class BatchNorm(Module):
         """
         return int(self._skipped)
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Return the normalised input, of its shape.
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Return the normalised input, of its shape; a residual of the same shape is added ahead of the activation.
 
         Raises
         ------
@@ -111,10 +112,11 @@ class BatchNorm(Module):
         ArgumentError
             If, in training, a channel has one value.
         """
-        return self.forward_activated(input, self.activation)
+        return self.forward_activated(input, self.activation, residual)
 
-    def forward_activated(self, input: Tensor, activation: str) -> Tensor:
-        """Return an activation of the normalised input, in one pass over memory: "none", "relu" or "sigmoid"."""
+    def forward_activated(self, input: Tensor, activation: str, residual: Tensor | None = None) -> Tensor:
+        """Return an activation of the normalised input and of the residual added to it, in one pass over memory:
+        "none", "relu" or "sigmoid"."""
         if not (
             isinstance(input, Tensor)
             and len(input.array.shape) in self.axes
@@ -129,12 +131,13 @@ class BatchNorm(Module):
             if mean is None or var is None:
                 hint = "set it to None, or track running statistics"
                 raise ArgumentError(wrong(self._name, "use_batch_stats", "None or True without these", False, hint))
-            return batch_norm_eval(input, mean, var, self.weight, self.bias, float(self.eps), activation)
+            return evaluated(input, residual, mean, var, self.weight, self.bias, float(self.eps), activation)
         if self.on_single == "warn" and input.array.size == self.num_features:
-            return self._single(input, activation)
+            return self._single(input, activation, residual)
+        constants: Any = (float(self.eps), activation, residual)
         if mean is None or var is None or not (self.training and self.update_stats):
-            return batch_norm_train(input, self.weight, self.bias, float(self.eps), activation)[0]
-        y, statistics = checked_train(input, self.weight, self.bias, mean, var, float(self.eps), activation)
+            return checked_train(input, self.weight, self.bias, None, None, *constants)[0]
+        y, statistics = checked_train(input, self.weight, self.bias, mean, var, *constants)
         commit(statistics, mean, var, self.momentum, self.unbiased, self.num_batches_tracked, self._skipped)
         return y
 
@@ -168,8 +171,10 @@ class BatchNorm(Module):
         want = f"shape {self.shapes} with C = {self.num_features}"
         raise ShapeError(expected(self._name, "input", want, shape))
 
-    def _single(self, input: Tensor, activation: str) -> Tensor:
+    def _single(self, input: Tensor, activation: str, residual: Tensor | None) -> Tensor:
         """Bias, or 0, where every channel has one value; the gradients of input and weight are zeros."""
+        if residual is not None:
+            check_residual(input, residual)
         text = f"{self._name}: one value a channel in training, shape {input.array.shape}: the output is the bias."
         warnings.warn(text, RuntimeWarning, stacklevel=5)
         shape = (1, self.num_features) + (1,) * (input.array.ndim - 2)
@@ -180,6 +185,7 @@ class BatchNorm(Module):
         if self.weight is not None:
             out = ops.where(never, ops.reshape(self.weight, shape), out)
         out = ops.where(never, input, out)
+        out = out if residual is None else ops.add(out, residual)
         return out if activation == "none" else getattr(ops, activation)(out)
 
     def extra_repr(self) -> str:

@@ -5,6 +5,7 @@ from tinygrad_bn.ops._common import axis as check_axis
 from tinygrad_bn.ops.activation import celu, elu, hardtanh, leaky_relu, prelu, selu
 from tinygrad_bn.ops.arithmetic import add, div, maximum, minimum, mul, neg, sub
 from tinygrad_bn.ops.batch_norm import batch_norm_eval, batch_norm_train
+from tinygrad_bn.ops.batch_norm_residual import batch_norm_residual, batch_norm_residual_eval
 from tinygrad_bn.ops.comparison import clamp, eq, ge, gt, le, logical_and, logical_not, logical_or, lt, ne, where
 from tinygrad_bn.ops.creation import (
     arange,
@@ -76,6 +77,8 @@ __all__ = [
     "argmin",
     "as_tensor",
     "batch_norm_eval",
+    "batch_norm_residual",
+    "batch_norm_residual_eval",
     "batch_norm_train",
     "bce",
     "bce_logits",

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import threading
 
-import numpy as np
-
 from tinygrad_bn.core.dtype import float64
 from tinygrad_bn.core.launch import launch
 from tinygrad_bn.core.tensor import Array, Tensor, is_plain
@@ -96,6 +94,11 @@ def check_channels(op: str, x: Tensor, name: str, t: Tensor) -> None:
         same_device(op, x, name, t)
 
 
+def new_rows(x: Tensor) -> Array:
+    """An uninitialised array for the rows of statistics, (4, C)."""
+    return x.device.empty((4, x.array.shape[1]), x.dtype)
+
+
 class _Held(threading.local):
     """Scratch that this thread's launches share, by its shape."""
 
@@ -104,18 +107,14 @@ class _Held(threading.local):
 
 
 _held = _Held()
-ONE_BLOCK = 256  # rows of (N, C) that are one block, and whose sums stay in registers
-_NOTHING = np.empty((0, 1, 3))
+ONE_BLOCK = 256  # samples of (N, C) that are one block, and whose sums stay in registers
 
 
 def scratch(x: Tensor, view: Array) -> Array:
-    """Workspace for the sums of each channel's parts: float64 of shape (C, P, 3), the next launch's too; empty where
-    nothing is to be kept."""
-    samples, channels, length = view.shape
-    if length == 1 and samples <= ONE_BLOCK and view.size < 1 << 15:
-        return _NOTHING
+    """Workspace for the sums of each channel's parts: float64 of shape (C, P, 3), the next launch's too."""
     found = _held.arrays.get((x.device.type, view.shape))
     if found is None:
+        samples, channels, length = view.shape
         cuts = parts_of(channels, samples, length)
         if len(_held.arrays) >= 256:
             _held.arrays.clear()

@@ -15,8 +15,9 @@ from tinygrad_bn.core.tape import Gradients, MultiNode, Node, gradient_buffer, m
 from tinygrad_bn.core.tensor import Array, Tensor
 from tinygrad_bn.errors import ArgumentError, wrong
 from tinygrad_bn.ops import arithmetic, functions, movement, sums
-from tinygrad_bn.ops._channels import check, in_layout, paired, scratch
+from tinygrad_bn.ops._channels import ONE_BLOCK, check, in_layout, new_rows, paired, scratch
 from tinygrad_bn.ops._common import new, plain
+from tinygrad_bn.ops._norm_gradients import axes_of, gradients_of
 from tinygrad_bn.ops.composite import through_composite
 from tinygrad_bn.ops.creation import zeros_like
 
@@ -54,15 +55,25 @@ class Statistics:
         return var
 
 
-def _or_none(t: Tensor | None, x: Tensor) -> Array:
-    return NOTHING[x.dtype.name].array if t is None else plain(t)
+def or_nothing(t: Tensor | None, x: Tensor) -> Tensor:
+    """A weight or bias, or what stands for its absence."""
+    return NOTHING[x.dtype.name] if t is None else t
 
 
-def _activation(op: str, name: str) -> int:
+def activation_code(op: str, name: str) -> int:
+    """Return an activation as the kernels take it."""
     code = ACTIVATIONS.get(name)
     if code is None:
         raise ArgumentError(wrong(op, "activation", f"one of {', '.join(ACTIVATIONS)}", repr(name)))
     return code
+
+
+def single_value(x: Tensor) -> ArgumentError:
+    """The error of an input that has one value a channel."""
+    return ArgumentError(
+        f"batch_norm: 'input' must have more than one value a channel in training. Got shape {x.array.shape}.\n"
+        "Hint: use larger batches (drop_last=True), or eval mode."
+    )
 
 
 class BatchNormTrain(Node):
@@ -124,25 +135,28 @@ def train_unchecked(
     """``batch_norm_train`` of tensors that have been found to fit."""
     act = ACTIVATIONS.get(activation)
     if act is None:
-        act = _activation("batch_norm", activation)
+        act = activation_code("batch_norm", activation)
     array, dtype, device = x.array, x.dtype, x.device
     shape = array.shape
     channels = shape[1]
     count = array.size // channels if channels else 0
     if count == 1:
-        raise ArgumentError(
-            f"batch_norm: 'input' must have more than one value a channel in training. Got shape {shape}.\n"
-            "Hint: use larger batches (drop_last=True), or eval mode."
-        )
-    view, y, out, _ = paired(x)
-    rows = device.empty((4, channels), dtype)
-    statistics = Statistics(rows, count)
+        raise single_value(x)
     w = NOTHING[dtype.name] if weight is None else weight
     b = NOTHING[dtype.name] if bias is None else bias
-    if count:
-        gain = w.array if w.contiguous_array else plain(w)
-        beta = b.array if b.contiguous_array else plain(b)
-        launch(device.kernels.batch_norm_train, view, gain, beta, eps, act, out, rows, scratch(x, view))
+    gain = w.array if w.contiguous_array else plain(w)
+    beta = b.array if b.contiguous_array else plain(b)
+    rows = device.empty((4, channels), dtype)
+    if len(shape) == 2 and shape[0] <= ONE_BLOCK and x.contiguous_array:
+        out = device.empty(shape, dtype)
+        y = Tensor(out, dtype, device)
+        if count:
+            launch(device.kernels.batch_norm_block, array, gain, beta, eps, act, out, rows)
+    else:
+        view, y, out, _ = paired(x)
+        if count:
+            launch(device.kernels.batch_norm_train, view, gain, beta, eps, act, out, rows, scratch(x, view))
+    statistics = Statistics(rows, count)
     if mode.grad and (x.node is not None or w.node is not None or b.node is not None):
         nodes = nodes_of(BatchNormTrain, x, w, b)
         if nodes is not None:
@@ -162,43 +176,14 @@ class BatchNormBackward(MultiNode):
             return tuple(zeros_like(t) for t in inputs)
 
         def composite(gy: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            dims, _, m = _axes(x)
+            dims, _, m = axes_of(x)
             centred = arithmetic.sub(x, sums.mean(x, dims, True))
             var = sums.mean(arithmetic.mul(centred, centred), dims, True)
             invstd = functions.pow(arithmetic.add(var, eps), -0.5)
             hat = arithmetic.mul(centred, invstd)
-            return _gradients(gy, hat, invstd, weight, bias, activation, m)
+            return gradients_of(gy, hat, invstd, weight, bias, activation, m)
 
         return through_composite(composite, inputs, gradients)
-
-
-def _axes(x: Tensor) -> tuple[tuple[int, ...], tuple[int, ...], int]:
-    """The axes that are reduced, the shape that a channel's number broadcasts from, and m."""
-    shape = x.array.shape
-    dims = tuple(i for i in range(len(shape)) if i != 1)
-    return dims, (1, shape[1]) + (1,) * (len(shape) - 2), x.array.size // max(shape[1], 1)
-
-
-def _gradients(
-    gy: Tensor, hat: Tensor, invstd: Tensor, weight: Tensor, bias: Tensor, activation: str, m: int | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The three gradients as a composite; m is None where the statistics are constants (eval mode)."""
-    dims, shape, _ = _axes(gy)
-    gain = movement.reshape(weight, shape) if weight.array.size else None
-    if activation != "none":
-        z = hat if gain is None else arithmetic.mul(hat, gain)
-        z = arithmetic.add(z, movement.reshape(bias, shape)) if bias.array.size else z
-        if activation == "relu":
-            gy = functions.relu_backward(gy, z.alias())
-        else:
-            gy = functions.sigmoid_backward(gy, functions.sigmoid(z))
-    product_ = arithmetic.mul(gy, hat)
-    inner = gy
-    if m is not None:
-        inner = arithmetic.sub(gy, sums.mean(gy, dims, True))
-        inner = arithmetic.sub(inner, arithmetic.mul(hat, sums.mean(product_, dims, True)))
-    scale = invstd if gain is None else arithmetic.mul(gain, invstd)
-    return arithmetic.mul(scale, inner), sums.sum(product_, dims), sums.sum(gy, dims)
 
 
 @operation(BatchNormBackward)
@@ -218,27 +203,37 @@ def batch_norm_backward(
     paper, simplified. A weight or bias of no elements counts as absent. ``homes``: where the gradients of weight and
     bias go (``gradient_buffer``).
     """
-    dtype, device = x.dtype, x.device
-    view, gx, out, innermost = paired(x)
-    size = x.array.shape[1:2]
+    array, dtype, device = x.array, x.dtype, x.device
+    shape = array.shape
+    size = shape[1:2]
     gweight = gradient_buffer(homes[0], size, dtype, device)
     gbias = gradient_buffer(homes[1], size, dtype, device)
-    gradients = (gx, gweight, gbias)
-    if view.size:
-        launch(
-            device.kernels.batch_norm_backward, in_layout(gy, innermost), view,
-            weight.array if weight.contiguous_array else plain(weight),
-            bias.array if bias.contiguous_array else plain(bias),
-            statistics.rows, ACTIVATIONS[activation], out, gweight.array, gbias.array, scratch(x, view),
-        )  # fmt: skip
+    gain = weight.array if weight.contiguous_array else plain(weight)
+    beta = bias.array if bias.contiguous_array else plain(bias)
+    rows, act, kernels = statistics.rows, ACTIVATIONS[activation], device.kernels
+    if len(shape) == 2 and shape[0] <= ONE_BLOCK and x.contiguous_array:
+        out = device.empty(shape, dtype)
+        gx = Tensor(out, dtype, device)
+        g = gy.array if gy.contiguous_array else plain(gy)
+        if array.size:
+            launch(kernels.batch_norm_block_backward, g, array, gain, beta, rows, act, out, gweight.array, gbias.array)
     else:
-        _clear(*gradients[1:])
+        view, gx, out, innermost = paired(x)
+        if array.size:
+            launch(
+                kernels.batch_norm_backward, in_layout(gy, innermost), view, gain, beta, rows, act,
+                out, gweight.array, gbias.array, scratch(x, view),
+            )  # fmt: skip
+    gradients = (gx, gweight, gbias)
+    if not array.size:
+        clear(gweight, gbias)
     if mode.grad:
         _record_gradients(BatchNormBackward, gradients, (gy, x, weight, bias), (3, eps, activation))
     return gradients
 
 
-def _clear(*tensors: Tensor) -> None:
+def clear(*tensors: Tensor) -> None:
+    """Fill tensors with zeros."""
     for t in tensors:
         launch(t.device.kernels.fill, 0, t.array)
 
@@ -289,13 +284,12 @@ def batch_norm_eval(
     """
     x = input
     check(x, ("running_mean", mean), ("running_var", var), ("weight", weight), ("bias", bias))
-    act = _activation("batch_norm", activation)
+    act = activation_code("batch_norm", activation)
+    w, b = or_nothing(weight, x), or_nothing(bias, x)
     view, y, out, _ = paired(x)
     if view.size:
-        arrays = (view, _or_none(weight, x), _or_none(bias, x), plain(mean), plain(var))
-        launch(x.device.kernels.batch_norm_eval, *arrays, eps, act, out)
-    w = NOTHING[x.dtype.name] if weight is None else weight
-    b = NOTHING[x.dtype.name] if bias is None else bias
+        arrays = (view, plain(w), plain(b), plain(mean), plain(var))
+        launch(x.device.kernels.batch_norm_eval, *arrays, eps, act, out, new_rows(x))
     return record(BatchNormEval, y, (x, w, b, mean.alias(), var.alias()), (x, w, b, mean, var), (eps, activation))
 
 
@@ -309,10 +303,10 @@ class BatchNormEvalBackward(MultiNode):
         inputs = self.unpack()
 
         def composite(gy: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            _, shape, _ = _axes(x)
+            _, shape, _ = axes_of(x)
             invstd = functions.pow(arithmetic.add(movement.reshape(var, shape), eps), -0.5)
             hat = arithmetic.mul(arithmetic.sub(x, movement.reshape(mean, shape)), invstd)
-            return _gradients(gy, hat, invstd, weight, bias, activation, None)
+            return gradients_of(gy, hat, invstd, weight, bias, activation, None)
 
         return through_composite(composite, inputs, gradients)
 
@@ -329,10 +323,10 @@ def batch_norm_eval_backward(
         launch(
             x.device.kernels.batch_norm_eval_backward, in_layout(gy, innermost), view, plain(weight), plain(bias),
             plain(mean), plain(var), eps, ACTIVATIONS[activation],
-            out, gweight.array, gbias.array, x.device.empty((channels, 1, 3), float64),
+            out, gweight.array, gbias.array, new_rows(x), scratch(x, view),
         )  # fmt: skip
     else:
-        _clear(gweight, gbias)
+        clear(gweight, gbias)
     constants = (3, eps, activation, mean.alias(), var.alias())
     _record_gradients(BatchNormEvalBackward, (gx, gweight, gbias), (gy, x, weight, bias), constants)
     return gx, gweight, gbias

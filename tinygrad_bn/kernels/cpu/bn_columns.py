@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 
 from tinygrad_bn.kernels.cpu._jit import jit
-from tinygrad_bn.kernels.cpu.bn_rows import RELU, SIGMOID, merge, sigmoid, sigmoid_slope
+from tinygrad_bn.kernels.cpu.bn_apply import RELU, SIGMOID, plus_first, sigmoid
+from tinygrad_bn.kernels.cpu.bn_gradient import sigmoid_slope
+from tinygrad_bn.kernels.cpu.bn_statistics import merge
 from tinygrad_bn.kernels.cpu.simd import (
     fma,
     lane,
     largest,
     load_first,
+    pointer_to,
     splat,
     sqrt,
     store_first,
@@ -80,6 +83,7 @@ def block_statistics(x: Any, channels: Any, c0: Any, n: Any, rows: Any, eps: Any
 @jit(inline=True)
 def columns_statistics(x: Any, channels: Any, c0: Any, n: Any, r0: Any, r1: Any, parts: Any, p: Any) -> None:
     """(count, mean, M2) of the n channels of one register over rows r0 … r1."""
+    part = pointer_to(parts)
     for start in range(r0, r1, BLOCK):
         rows = min(BLOCK, r1 - start)
         m, s, q = block_moments(x, start * channels + c0, channels, rows, n)
@@ -92,25 +96,25 @@ def columns_statistics(x: Any, channels: Any, c0: Any, n: Any, r0: Any, r1: Any,
                 parts[c0 + j, p, 1] = mean
                 parts[c0 + j, p, 2] = m2
             else:
-                merge(parts[c0 + j, p], count, mean, m2)
+                merge(part, 3 * ((c0 + j) * parts.shape[1] + p), count, mean, m2)
 
 
 @jit(inline=True)
 def columns_apply(
-    x: Any, y: Any, channels: Any, c0: Any, n: Any, r0: Any, r1: Any,
+    x: Any, r: Any, y: Any, channels: Any, c0: Any, n: Any, r0: Any, r1: Any,
     h: Any, e: Any, gain: Any, beta: Any, act: Any,
 ) -> None:  # fmt: skip
-    """y = act(((x - h) - e) gain + beta); h, e, gain and beta are registers."""
+    """y = act(((x - h) - e) gain + beta (+ r)); h, e, gain and beta are registers, r is a pointer, or None."""
     if act == SIGMOID:
         zero, one = zeros(x), splat(x.dtype.type(1))
-        for r in range(r0, r1):
-            i = r * channels + c0
-            store_first(y, i, sigmoid(fma((load_first(x, i, n) - h) - e, gain, beta), zero, one), n)
+        for i in range(r0 * channels + c0, r1 * channels + c0, channels):
+            z = plus_first(fma((load_first(x, i, n) - h) - e, gain, beta), r, i, n)
+            store_first(y, i, sigmoid(z, zero, one), n)
         return
     floor = splat(x.dtype.type(0.0 if act else -np.inf))
-    for r in range(r0, r1):
-        i = r * channels + c0
-        store_first(y, i, largest(fma((load_first(x, i, n) - h) - e, gain, beta), floor), n)
+    for i in range(r0 * channels + c0, r1 * channels + c0, channels):
+        z = plus_first(fma((load_first(x, i, n) - h) - e, gain, beta), r, i, n)
+        store_first(y, i, largest(z, floor), n)
 
 
 @jit(inline=True)
@@ -123,6 +127,16 @@ def columns_slope(
         i = r * channels + c0
         z = fma((load_first(x, i, n) - h) - e, gain, beta)
         store_first(g, i, load_first(gy, i, n) * sigmoid_slope(z, zero, one), n)
+
+
+@jit(inline=True)
+def columns_slope_of_output(
+    gy: Any, y: Any, g: Any, channels: Any, c0: Any, n: Any, r0: Any, r1: Any, act: Any, one: Any
+) -> None:
+    """g = gy where y > 0, or gy y (1 - y)."""
+    for i in range(r0 * channels + c0, r1 * channels + c0, channels):
+        v, w = load_first(y, i, n), load_first(gy, i, n)
+        store_first(g, i, where_positive(v, w) if act == RELU else w * v * (one - v), n)
 
 
 @jit(inline=True)
@@ -204,7 +218,7 @@ def block_forward(
     block_statistics(x, channels, c0, n, samples, eps, statistics)
     h, e = load_first(statistics, c0, n), load_first(statistics, channels + c0, n)
     gain = load_first(statistics, 3 * channels + c0, n) * register_or(weight, c0, n, 1)
-    columns_apply(x, y, channels, c0, n, 0, samples, h, e, gain, register_or(bias, c0, n, 0), act)
+    columns_apply(x, None, y, channels, c0, n, 0, samples, h, e, gain, register_or(bias, c0, n, 0), act)
 
 
 @jit()

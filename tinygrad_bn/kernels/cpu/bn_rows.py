@@ -1,9 +1,12 @@
-"""Batch normalisation where a channel's values lie in rows: x (N, C, L), one row of L for each (n, c).
+"""Statistics of channels whose values lie in rows: x (N, C, L), one row of L for each (n, c).
 
 A block is a run of rows of one channel, at most BLOCK values: it stays in the first-level cache while it is passed
 over twice. First pass: Σ (x - k), k its first value, gives a mean m to working precision; second: d = x - m gives Σ d
-and Σ d². Then mean = m + Σd / n and M2 = Σd² - (Σd)² / n are exact to rounding, and blocks are merged as (count,
-mean, M2) in float64 by Chan's formula (Chan, Golub, LeVeque 1979).
+and Σ d². Then mean = m + Σd / n and M2 = Σd² - (Σd)² / n are exact to rounding, and blocks are merged in float64
+(``bn_statistics``). While the second pass computes, the next block is on its way from memory.
+
+Where rows are short and x lies in memory, not in the caches, a task takes several channels that lie side by side, so
+that what it touches of a sample is a run of RUN values, if that is no more than SHARE in all: a share of a cache.
 """
 
 from __future__ import annotations
@@ -13,36 +16,36 @@ from typing import Any
 import numpy as np
 
 from tinygrad_bn.kernels.cpu._jit import jit
-from tinygrad_bn.kernels.cpu.simd import (
-    exp,
-    first,
-    fma,
-    lanes,
-    largest,
-    load,
-    load_first,
-    splat,
-    store,
-    store_first,
-    total,
-    where_positive,
-    zeros,
-)
+from tinygrad_bn.kernels.cpu.bn_statistics import merge
+from tinygrad_bn.kernels.cpu.simd import first, fma, lanes, load, load_first, pointer_to, prefetch, splat, total, zeros
 
 BLOCK = 4096
-RELU, SIGMOID = 1, 2  # as in ``kernels/ref/batch_norm.py``
+RUN = 768
+SHARE = 1 << 16
+NARROW = 16  # rows shorter than the widest register are not taken together
+LARGE = 1 << 24  # bytes: more than is found in the caches when it is asked for again
 
 
 @jit(inline=True)
-def sigmoid(z: Any, zero: Any, one: Any) -> Any:
-    """1 / (1 + e^-z) of a register, given registers of zeros and ones."""
-    return one / (one + exp(zero - z))
+def together(x: Any) -> Any:
+    """How many channels of x (N, C, L) a task takes."""
+    samples, _, length = x.shape
+    n = 1
+    if x.size * x.itemsize > LARGE and length >= NARROW:
+        while n * length < RUN and 2 * n * samples * length <= SHARE:
+            n *= 2
+    return n
 
 
 @jit(inline=True)
-def sigmoid_slope(z: Any, zero: Any, one: Any) -> Any:
-    s = sigmoid(z, zero, one)
-    return s * (one - s)
+def ahead(n: Any, lo: Any, size: Any, rows: Any, n0: Any, n1: Any, length: Any, step: Any, block: Any) -> Any:
+    """How far behind the block of rows n … at column lo the next one of the channel begins, else that of the channel
+    ``size`` further on."""
+    if lo + block < length:
+        return block
+    if n + rows < n1:
+        return rows * step - lo
+    return (n0 - n) * step + size * length - lo
 
 
 @jit()
@@ -51,9 +54,10 @@ def rows_sum(x: Any, at: Any, step: Any, rows: Any, length: Any, shift: Any) -> 
     width = lanes(x)
     k = splat(shift)
     s0 = s1 = s2 = s3 = zeros(x)
+    rest = length % width
     for _ in range(rows):
         i = at
-        end = at + length
+        end = at + length - rest
         while i + 4 * width <= end:
             s0 = s0 + (load(x, i) - k)
             s1 = s1 + (load(x, i + width) - k)
@@ -61,201 +65,71 @@ def rows_sum(x: Any, at: Any, step: Any, rows: Any, length: Any, shift: Any) -> 
             s3 = s3 + (load(x, i + 3 * width) - k)
             i += 4 * width
         while i < end:
-            s0 = s0 + first(load_first(x, i, end - i) - k, end - i)
+            s0 = s0 + (load(x, i) - k)
             i += width
+        if rest:
+            s1 = s1 + first(load_first(x, i, rest) - k, rest)
         at += step
     return total((s0 + s1) + (s2 + s3))
 
 
+@jit(inline=True)
+def squared(d: Any, s: Any, q: Any) -> Any:
+    """s + d, q + d²."""
+    return s + d, fma(d, d, q)
+
+
 @jit()
-def rows_moments(x: Any, at: Any, step: Any, rows: Any, length: Any, mean: Any) -> Any:
-    """Σ d and Σ d² of d = x - mean."""
+def rows_moments(x: Any, at: Any, step: Any, rows: Any, length: Any, mean: Any, further: Any) -> Any:
+    """Σ d and Σ d² of d = x - mean; what lies ``further`` on is fetched."""
     width = lanes(x)
     m = splat(mean)
-    s0 = s1 = q0 = q1 = zeros(x)
+    s0 = s1 = s2 = s3 = q0 = q1 = q2 = q3 = zeros(x)
+    rest = length % width
     for _ in range(rows):
         i = at
-        end = at + length
-        while i + 2 * width <= end:
-            d = load(x, i) - m
-            s0 = s0 + d
-            q0 = fma(d, d, q0)
-            d = load(x, i + width) - m
-            s1 = s1 + d
-            q1 = fma(d, d, q1)
-            i += 2 * width
+        end = at + length - rest
+        while i + 4 * width <= end:
+            prefetch(x, i + further)
+            prefetch(x, i + width + further)
+            s0, q0 = squared(load(x, i) - m, s0, q0)
+            s1, q1 = squared(load(x, i + width) - m, s1, q1)
+            prefetch(x, i + 2 * width + further)
+            prefetch(x, i + 3 * width + further)
+            s2, q2 = squared(load(x, i + 2 * width) - m, s2, q2)
+            s3, q3 = squared(load(x, i + 3 * width) - m, s3, q3)
+            i += 4 * width
         while i < end:
-            d = first(load_first(x, i, end - i) - m, end - i)
-            s0 = s0 + d
-            q0 = fma(d, d, q0)
+            prefetch(x, i + further)
+            s0, q0 = squared(load(x, i) - m, s0, q0)
             i += width
+        if rest:
+            prefetch(x, i + further)
+            s1, q1 = squared(first(load_first(x, i, rest) - m, rest), s1, q1)
         at += step
-    return total(s0 + s1), total(q0 + q1)
-
-
-@jit(inline=True)
-def merge(part: Any, count: Any, mean: Any, m2: Any) -> None:
-    """Merge a block into part = (count, mean, M2) by Chan's formula."""
-    before = part[0]
-    n = before + count
-    delta = mean - part[1]
-    part[1] += delta * (count / n)
-    part[2] += m2 + delta * delta * (before * count / n)
-    part[0] = n
+    return total((s0 + s1) + (s2 + s3)), total((q0 + q1) + (q2 + q3))
 
 
 @jit()
-def rows_statistics(x: Any, c: Any, channels: Any, length: Any, n0: Any, n1: Any, part: Any) -> None:
-    """(count, mean, M2) of channel c over samples n0 … n1, block by block."""
-    part[0] = 0.0
-    part[1] = 0.0
-    part[2] = 0.0
+def rows_statistics(x: Any, c0: Any, c1: Any, channels: Any, length: Any, n0: Any, n1: Any, parts: Any, p: Any) -> None:
+    """Part p, (count, mean, M2), of channels c0 … c1: samples n0 … n1, block by block."""
+    px, part = pointer_to(x), pointer_to(parts)
+    cuts = parts.shape[1]
+    for c in range(c0, c1):
+        for j in range(3):
+            parts[c, p, j] = 0.0
     step = channels * length
     rows = max(1, BLOCK // length)
     for n in range(n0, n1, rows):
         taken = min(rows, n1 - n)
-        for lo in range(0, length, BLOCK):
-            run = min(BLOCK, length - lo)
-            at = n * step + c * length + lo
-            count = taken * run
-            k = x[at]
-            m = k + rows_sum(x, at, step, taken, run, k) / x.dtype.type(count)
-            s, q = rows_moments(x, at, step, taken, run, m)
-            shift = s / np.float64(count)
-            merge(part, np.float64(count), m + shift, q - s * shift)
-
-
-@jit()
-def rows_apply(
-    x: Any,
-    y: Any,
-    c: Any,
-    channels: Any,
-    length: Any,
-    n0: Any,
-    n1: Any,
-    hi: Any,
-    lo: Any,
-    gain: Any,
-    beta: Any,
-    act: Any,
-) -> None:
-    """y = act(((x - hi) - lo) gain + beta)."""
-    width = lanes(x)
-    h, e, s, b = splat(hi), splat(lo), splat(gain), splat(beta)
-    if act == SIGMOID:
-        zero, one = zeros(x), splat(x.dtype.type(1))
-        for n in range(n0, n1):
-            i = (n * channels + c) * length
-            for at in range(i, i + length, width):
-                rest = i + length - at
-                z = fma((load_first(x, at, rest) - h) - e, s, b)
-                store_first(y, at, sigmoid(z, zero, one), rest)
-        return
-    floor = splat(x.dtype.type(0.0 if act else -np.inf))
-    for n in range(n0, n1):
-        i = (n * channels + c) * length
-        end = i + length
-        while i + width <= end:
-            store(y, i, largest(fma((load(x, i) - h) - e, s, b), floor))
-            i += width
-        if i < end:
-            store_first(y, i, largest(fma((load_first(x, i, end - i) - h) - e, s, b), floor), end - i)
-
-
-@jit()
-def rows_slope(
-    gy: Any,
-    x: Any,
-    g: Any,
-    c: Any,
-    channels: Any,
-    length: Any,
-    n0: Any,
-    n1: Any,
-    hi: Any,
-    lo: Any,
-    gain: Any,
-    beta: Any,
-) -> None:
-    """g = gy σ'(z), z = ((x - hi) - lo) gain + beta."""
-    width = lanes(x)
-    h, e, s, b = splat(hi), splat(lo), splat(gain), splat(beta)
-    zero, one = zeros(x), splat(x.dtype.type(1))
-    for n in range(n0, n1):
-        i = (n * channels + c) * length
-        for at in range(i, i + length, width):
-            rest = i + length - at
-            z = fma((load_first(x, at, rest) - h) - e, s, b)
-            store_first(g, at, load_first(gy, at, rest) * sigmoid_slope(z, zero, one), rest)
-
-
-@jit()
-def rows_sums(
-    gy: Any, x: Any, c: Any, channels: Any, length: Any, n0: Any, n1: Any,
-    hi: Any, lo: Any, gain: Any, beta: Any, act: Any, part: Any,
-) -> None:  # fmt: skip
-    """part = (·, Σ g, Σ g d) of d = (x - hi) - lo, g = gy act'; each block in its own type, blocks in float64."""
-    width = lanes(x)
-    h, e, s, b = splat(hi), splat(lo), splat(gain), splat(beta)
-    sum_g = 0.0
-    sum_gd = 0.0
-    rows = max(1, BLOCK // length)
-    for start in range(n0, n1, rows):
-        p0 = p1 = q0 = q1 = zeros(x)
-        for n in range(start, min(n1, start + rows)):
-            i = (n * channels + c) * length
-            end = i + length
-            while i + 2 * width <= end:
-                d = (load(x, i) - h) - e
-                g = load(gy, i)
-                if act:
-                    g = where_positive(fma(d, s, b), g)
-                p0 = p0 + g
-                q0 = fma(g, d, q0)
-                d = (load(x, i + width) - h) - e
-                g = load(gy, i + width)
-                if act:
-                    g = where_positive(fma(d, s, b), g)
-                p1 = p1 + g
-                q1 = fma(g, d, q1)
-                i += 2 * width
-            while i < end:
-                d = (load_first(x, i, end - i) - h) - e
-                g = load_first(gy, i, end - i)
-                if act:
-                    g = first(where_positive(fma(d, s, b), g), end - i)
-                p0 = p0 + g
-                q0 = fma(g, first(d, end - i), q0)
-                i += width
-        sum_g += total(p0 + p1)
-        sum_gd += total(q0 + q1)
-    part[1] = sum_g
-    part[2] = sum_gd
-
-
-@jit()
-def rows_gradient(
-    gy: Any, x: Any, gx: Any, c: Any, channels: Any, length: Any, n0: Any, n1: Any,
-    hi: Any, lo: Any, gain: Any, beta: Any, act: Any, k1: Any, k2: Any,
-) -> None:  # fmt: skip
-    """gx = gain (g - k1 - d k2)."""
-    width = lanes(x)
-    h, e, s, b = splat(hi), splat(lo), splat(gain), splat(beta)
-    a, r = splat(k1), splat(-k2)
-    for n in range(n0, n1):
-        i = (n * channels + c) * length
-        end = i + length
-        while i + width <= end:
-            d = (load(x, i) - h) - e
-            g = load(gy, i)
-            if act:
-                g = where_positive(fma(d, s, b), g)
-            store(gx, i, s * fma(d, r, g - a))
-            i += width
-        if i < end:
-            d = (load_first(x, i, end - i) - h) - e
-            g = load_first(gy, i, end - i)
-            if act:
-                g = where_positive(fma(d, s, b), g)
-            store_first(gx, i, s * fma(d, r, g - a), end - i)
+        for c in range(c0, c1):
+            for lo in range(0, length, BLOCK):
+                run = min(BLOCK, length - lo)
+                at = n * step + c * length + lo
+                count = taken * run
+                further = ahead(n, lo, c1 - c0, rows, n0, n1, length, step, BLOCK)
+                k = x[at]
+                m = k + rows_sum(px, at, step, taken, run, k) / x.dtype.type(count)
+                s, q = rows_moments(px, at, step, taken, run, m, further)
+                shift = s / np.float64(count)
+                merge(part, 3 * (c * cuts + p), np.float64(count), m + shift, q - s * shift)

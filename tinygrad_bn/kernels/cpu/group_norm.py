@@ -66,7 +66,7 @@ def row_statistics(x: Any, at: Any, size: Any, eps: Any, r: Any, statistics: Any
         run = min(BLOCK, size - lo)
         k = x[at + lo]
         m = k + rows_sum(px, at + lo, 0, 1, run, k) / x.dtype.type(run)
-        s, q = rows_moments(px, at + lo, 0, 1, run, m)
+        s, q = rows_moments(px, at + lo, 0, 1, run, m, BLOCK)
         shift = s / np.float64(run)
         share = np.float64(run) / np.float64(lo + run)
         delta = m + shift - mean

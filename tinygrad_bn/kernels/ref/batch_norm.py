@@ -82,21 +82,21 @@ def batch_norm_backward(
         gx[...] = _gain(weight, mean) * _wide(invstd) * inner
 
 
-@spec(writes="y")
+@spec(writes="y", workspace="statistics")
 def batch_norm_eval(
-    x: Array, weight: Array, bias: Array, mean: Array, var: Array, eps: float, act: int, y: Array
+    x: Array, weight: Array, bias: Array, mean: Array, var: Array, eps: float, act: int, y: Array, statistics: Array
 ) -> None:
-    """Normalise by given statistics."""
+    """Normalise by given statistics; ``statistics`` (4, C) is scratch."""
     with np.errstate(all="ignore"):
         z = (x.astype(np.float64) - _wide(mean)) / np.sqrt(_wide(var) + eps) * _gain(weight, mean)
         z = z + (_wide(bias) if bias.size else 0)
         y[...] = _activated(z, act)
 
 
-@spec(writes="gx gweight gbias", workspace="parts")
+@spec(writes="gx gweight gbias", workspace="statistics parts")
 def batch_norm_eval_backward(
     gy: Array, x: Array, weight: Array, bias: Array, mean: Array, var: Array, eps: float, act: int,
-    gx: Array, gweight: Array, gbias: Array, parts: Array,
+    gx: Array, gweight: Array, gbias: Array, statistics: Array, parts: Array,
 ) -> None:  # fmt: skip
     """The gradients of batch_norm_eval: the statistics are constants."""
     with np.errstate(all="ignore"):
