@@ -29,8 +29,16 @@ def problem(
         return found
 
     f4 = np.float32
+    down, across = -(-out[0] // 4), -(-out[1] // 4)
     tiles, held = winograd.LANES * draw(st.integers(1, 4)), winograd.HEIGHT * draw(st.integers(1, 5))
     shares, parts = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    normal = st.sampled_from((0, c))
+    prologue = {
+        "statistics": values(4, draw(normal)),
+        "weight": values(draw(normal)),
+        "shift": values(draw(normal)),
+        "act": draw(st.sampled_from((0, 1))),
+    }
     match name:
         case "winograd_filters":
             turned = draw(st.booleans())
@@ -39,6 +47,7 @@ def problem(
         case "winograd_convolution":
             return {
                 "x": values(n, c, *size),
+                **prologue,
                 "u": values(36, winograd.filter_plane(k, c)),
                 "bias": values(k if draw(st.booleans()) else 0),
                 "top": before[0],
@@ -47,10 +56,14 @@ def problem(
                 "held": held,
                 "work": blank((shares, winograd.block_work(c, held, tiles)), f4),
                 "y": blank((n, k, *out), f4),
+                "parts": blank(
+                    (k, -(-n * down * across // tiles), 3) if draw(st.booleans()) else (0, 0, 3), np.float64
+                ),
             }
         case "winograd_gradient":
             return {
                 "x": values(n, c, *size),
+                **prologue,
                 "gy": values(n, k, *out),
                 "top": before[0],
                 "left": before[1],
@@ -78,13 +91,30 @@ def _largest(before: Arguments) -> dict[str, Array]:
     def top(name: str) -> float:
         return float(np.abs(before[name]).max())
 
+    x = _largest_input(before) if "x" in before else 0.0
     if "held" in before:
-        size = top("x") * top("u") * before["x"].shape[1] + float(np.abs(before["bias"]).max(initial=0))
+        size = x * top("u") * before["x"].shape[1] + float(np.abs(before["bias"]).max(initial=0))
     elif "gy" in before:
-        size = top("x") * top("gy") * before["gy"].size / before["gy"].shape[1]
+        size = x * top("gy") * before["gy"].size / before["gy"].shape[1]
     else:
         size = top("w" if "w" in before else "u")
-    return {k: np.full(np.shape(v), 40 * size) for k, v in before.items() if k in ("u", "y", "gw")}
+    scales = {k: np.full(np.shape(v), 40 * size) for k, v in before.items() if k in ("u", "y", "gw", "parts")}
+    if "parts" in scales:
+        scales["parts"] *= (0, 1, 40 * size * 16 * before["tiles"])  # the count is exact; M2 goes with the square
+    return scales
+
+
+def _largest_input(before: Arguments) -> float:
+    x = float(np.abs(before["x"]).max())
+    if before["statistics"].size:
+        mean, low, _, invstd = np.abs(before["statistics"]).max(1)
+        x = (
+            (x + mean + low)
+            * invstd
+            * float(np.abs(before["weight"]).max(initial=1 if not before["weight"].size else 0))
+        )
+        x += float(np.abs(before["shift"]).max(initial=0))
+    return x
 
 
 SCALES.update(dict.fromkeys(KERNELS, _largest))
@@ -110,6 +140,7 @@ def _large() -> dict[str, Any]:
         },
         "winograd_convolution": lambda: {
             "x": f(5, 9, 33, 41),
+            **dict(zip(("statistics", "weight", "shift", "act"), (f(4, 9), f(9), f(9), 1), strict=True)),
             "u": f(36, winograd.filter_plane(13, 9)),
             "bias": f(13),
             "top": 1,
@@ -118,9 +149,11 @@ def _large() -> dict[str, Any]:
             "held": 8,
             "work": blank((4, winograd.block_work(9, 8, 48)), f4),
             "y": blank((5, 13, 33, 41), f4),
+            "parts": blank((13, 11, 3), np.float64),
         },
         "winograd_gradient": lambda: {
             "x": f(5, 33, 33, 41),
+            **dict(zip(("statistics", "weight", "shift", "act"), (f(4, 33), f(33), f(0), 0), strict=True)),
             "gy": f(5, 9, 33, 41),
             "top": 1,
             "left": 1,

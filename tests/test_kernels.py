@@ -120,7 +120,7 @@ def scales(name: str, before: Arguments) -> dict[str, Array]:
     if not (name.startswith("batch_norm") and name.endswith("backward")):
         return {}
     x, g = before["x"].astype(np.float64), np.abs(before["gy"].astype(np.float64))
-    if "statistics" in before:
+    if "mean" not in before:
         mean, _, _, invstd = before["statistics"].astype(np.float64)
     else:
         mean, invstd = before["mean"].astype(np.float64), 1 / np.sqrt(before["var"].astype(np.float64) + before["eps"])

@@ -9,14 +9,21 @@ from __future__ import annotations
 import ctypes
 import mmap
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+import tinygrad_bn as tb
+from tinygrad_bn.core import launch
 from tinygrad_bn.core.device import cpu
 from tinygrad_bn.kernels import winograd
 from tinygrad_bn.kernels.cpu import simd
 from tinygrad_bn.kernels.cpu._jit import jit
+from tinygrad_bn.kernels.spec import Kernel
+from tinygrad_bn.kernels.windows import Geometry, backward_work, forward_work
+from tinygrad_bn.ops import _direct_weight
+from tinygrad_bn.ops._geometry import windows as windows_of
 
 Array = np.ndarray[Any, Any]
 PAGE = mmap.PAGESIZE
@@ -63,22 +70,13 @@ def batch_norm(dtype: str, n: int, c: int, length: int, affine: bool, cuts: int)
     statistics = np.ones((4, c), dtype)
     run("batch_norm_train", x, weight, bias, 1e-5, 1, blank, statistics, parts)
     run("batch_norm_backward", gy, x, weight, bias, statistics, 1, blank, row, row, parts)
-    run("batch_norm_eval", x, weight, bias, row * 0, row * 0 + 1, 1e-5, 1, blank)
-    run(
-        "batch_norm_eval_backward",
-        gy,
-        x,
-        weight,
-        bias,
-        row * 0,
-        row * 0 + 1,
-        1e-5,
-        1,
-        blank,
-        row,
-        row,
-        parts[:, :1].copy(),
-    )
+    given = (weight, bias, row * 0, row * 0 + 1, 1e-5, 1)
+    run("batch_norm_eval", x, *given, blank, statistics)
+    run("batch_norm_eval_backward", gy, x, *given, blank, row, row, statistics, parts)
+    run("batch_norm_residual", x, gy, weight, bias, 1e-5, 1, blank, statistics, parts)
+    run("batch_norm_residual_backward", gy, x, x, weight, bias, statistics, 1, blank, blank, row, row, parts)
+    run("batch_norm_residual_eval", x, gy, *given, blank, statistics)
+    run("batch_norm_residual_eval_backward", gy, x, x, *given, blank, blank, row, row, statistics, parts)
 
 
 def group_norm(dtype: str, n: int, groups: int, depth: int, length: int, cuts: int) -> None:
@@ -102,11 +100,17 @@ def products(dtype: str, m: int, n: int, k: int) -> None:
         run("linear", ones(m, k), ones(n, k), ones(bias), ones(m, n))
 
 
-def max_pool(dtype: str, side: int, kernel: int, stride: int, padding: int) -> None:
+def pooling(dtype: str, side: int, kernel: int, stride: int, padding: int) -> None:
     size = (side + 2 * padding - kernel) // stride + 1
+    window = [v for v in (kernel, stride, padding, 1) for _ in range(2)]
+    g = Geometry(side, side, size, size, *window)
     x = np.random.default_rng(0).standard_normal((2, side, side)).astype(dtype)
-    out, index = np.empty((2, size, size), dtype), np.empty((2, size, size), np.int64)
-    run("max_pool", x, *(v for v in (kernel, stride, padding, 1) for _ in range(2)), out, index)
+    out, code, counts = np.zeros((2, size, size), dtype), np.zeros((2, size, size), np.int8), np.ones(size, np.int64)
+    work, back = (np.empty((1, n), dtype) for n in (forward_work(g), backward_work(g)))
+    run("max_pool", x, *window, work, out, code)
+    run("max_pool_backward", out, code, *window, back, x)
+    run("mean_pool", x, *window[:6], counts, counts, work, out)
+    run("mean_pool_backward", out, *window[:6], counts, counts, back, x)
 
 
 def winograd_all(n: int, c: int, k: int, side: tuple[int, int], pad: int) -> None:
@@ -119,6 +123,7 @@ def winograd_all(n: int, c: int, k: int, side: tuple[int, int], pad: int) -> Non
     run(
         "winograd_convolution",
         ones(n, c, h, w),
+        *(ones(4, c), ones(c), ones(c), 1),
         ones(36, winograd.filter_plane(k, c)),
         ones(k),
         pad,
@@ -127,14 +132,89 @@ def winograd_all(n: int, c: int, k: int, side: tuple[int, int], pad: int) -> Non
         8,
         work,
         ones(n, k, rows, columns),
+        np.ones((k, -(-n * -(-rows // 4) * -(-columns // 4) // 32), 3)),
     )
     u = ones(2, 36, winograd.gradient_plane(k, c))
     work = ones(1, winograd.gradient_work(k, c, 16))
-    run("winograd_gradient", ones(n, c, h, w), ones(n, k, rows, columns), pad, pad, 16, work, u)
+    normal = (ones(4, c), ones(c), ones(c), 1)
+    run("winograd_gradient", ones(n, c, h, w), *normal, ones(n, k, rows, columns), pad, pad, 16, work, u)
     run("winograd_filter_gradient", u, ones(k, c, 3, 3))
 
 
+def direct_weight(dtype: str, n: int, c: int, k: int, groups: int, side: tuple[int, int], g: dict[str, int]) -> None:
+    """Both ways, cut as the operation cuts."""
+    pairs = {name: (value, value) for name, value in g.items()}
+    padding = (pairs.pop("padding"),) * 2
+    geometry = windows_of("conv2d", side, padding=padding, groups=groups, **pairs)
+    x, gy = np.ones((n, groups * c, *side), dtype), np.ones((n, groups * k, *geometry.output), dtype)
+    for pixels in (False, True):
+        cut = _direct_weight.plan(n, c, k, geometry, pixels)
+        room = _direct_weight.workspace(cut, 2, k, geometry, getattr(tb, dtype), cpu)
+        out = np.empty((groups * k, c, *geometry.kernel), dtype)
+        name = "direct_weight_pixels" if pixels else "direct_weight"
+        run(name, x, gy, *geometry.steps, cut.samples, cut.rows, cut.columns, cut.channels, *room, out)
+
+
+def direct(op: str, x: tuple[int, ...], w: tuple[int, ...], **options: int) -> None:
+    """Forward and backward to the input, each kernel's arguments put at protected pages."""
+
+    def place(kernel: Kernel, arguments: tuple[Any, ...], go: Callable[[], None]) -> None:
+        if kernel.name == "direct_convolution":
+            run(kernel.name, *arguments)
+        go()
+
+    launch.observers.append(place)
+    with tb.backends.cpu.flags(conv_algorithm="direct"):
+        for dtype in (tb.float32, tb.float64):
+            a = tb.ones(*x, dtype=dtype, requires_grad=True)
+            y = getattr(tb, op)(a, tb.ones(*w, dtype=dtype), **options)
+            y.backward(tb.ones_like(y))
+    launch.observers.remove(place)
+
+
+def direct_all() -> None:
+    for side in ((1, 1), (3, 4), (7, 7), (5, 16), (5, 17), (6, 33), (1, 3000), (9, 49)):
+        for c, k in ((1, 1), (3, 9), (17, 4), (5, 19)):
+            direct("conv2d", (3, c, *side), (k, c, 1, 1))
+            direct("conv2d", (3, c, *side), (k, c, 1, 1), stride=2)
+            direct("conv2d", (2, c, *side), (k, c, 3, 3), padding=1)
+            direct("conv2d", (2, c, *side), (k, c, 3, 3), padding=7, stride=2)
+            direct("conv2d", (2, c, *side), (k, c, 2, 2), padding=9, dilation=3, stride=3)
+    direct("conv2d", (1, 600, 5, 5), (9, 600, 3, 3), padding=1)
+    direct("conv2d", (2, 20, 9, 9), (22, 10, 3, 3), padding=1, stride=2, groups=2)
+
+
+def depthwise(n: int, groups: int, depth: int, each: int, side: tuple[int, int], stride: int) -> None:
+    """Forward and backward, each kernel's arguments and workspaces put at protected pages."""
+
+    def place(kernel: Kernel, arguments: tuple[Any, ...], go: Callable[[], None]) -> None:
+        if kernel.name.startswith("depthwise"):
+            run(kernel.name, *arguments)
+        go()
+
+    launch.observers.append(place)
+    for dtype in (tb.float32, tb.float64):
+        x = tb.ones(n, groups * depth, *side, dtype=dtype, requires_grad=True)
+        w = tb.ones(groups * each, depth, 3, 3, dtype=dtype, requires_grad=True)
+        y = tb.functional.conv2d(x, w, None, stride, (1, 2), groups=groups)
+        y.backward(tb.ones_like(y))
+    launch.observers.remove(place)
+
+
 def kernels() -> None:
+    for n, groups, depth, each in ((1, 2, 1, 1), (3, 5, 2, 1), (2, 16, 1, 2), (3, 17, 1, 1)):
+        for side in ((1, 1), (4, 3), (3, 8), (5, 17), (9, 31)):
+            for stride in (1, 2, 3):
+                depthwise(n, groups, depth, each, side, stride)
+    direct_all()
+    for dtype in ("float32", "float64"):
+        # the second of two ranges of channels is a channel narrower, and fills no tile
+        direct_weight(dtype, 3, 135, 3, 1, (4, 5), {"kernel": 1, "stride": 1, "padding": 0, "dilation": 1})
+        for c, k, groups in ((1, 1, 1), (3, 17, 1), (5, 40, 2)):
+            for side in ((1, 1), (4, 5), (9, 16), (5, 33), (17, 70)):
+                direct_weight(dtype, 3, c, k, groups, side, {"kernel": 1, "stride": 1, "padding": 0, "dilation": 1})
+                direct_weight(dtype, 3, c, k, groups, side, {"kernel": 3, "stride": 1, "padding": 1, "dilation": 1})
+                direct_weight(dtype, 3, c, k, groups, side, {"kernel": 2, "stride": 2, "padding": 3, "dilation": 3})
     for c, k in ((1, 1), (3, 8), (17, 9), (16, 33)):
         for side in ((3, 3), (4, 5), (8, 16), (5, 17), (9, 70)):
             for pad in (c % 2, 5, 9):
@@ -142,7 +222,7 @@ def kernels() -> None:
     for dtype in ("float32", "float64"):
         for side in (3, 4, 9, 16, 17, 33, 34, 35):
             for kernel, stride, padding in ((2, 2, 0), (3, 2, 0), (3, 2, 1), (3, 1, 1), (2, 3, 1)):
-                max_pool(dtype, side, kernel, stride, padding)
+                pooling(dtype, side, kernel, stride, padding)
         for c, length in (
             (1, 1),
             (3, 1),

@@ -34,6 +34,7 @@ from tinygrad_bn.functional.adaptive_pooling import (
     adaptive_max_pool1d,
     adaptive_max_pool2d,
 )
+from tinygrad_bn.functional.chains import batch_norm_act_conv2d, conv2d_batch_norm_act
 from tinygrad_bn.functional.convolution import conv1d, conv2d, conv_transpose1d, conv_transpose2d
 from tinygrad_bn.functional.loss import cross_entropy, nll_loss
 from tinygrad_bn.functional.losses_pairs import (
@@ -67,11 +68,13 @@ __all__ = [
     "avg_pool2d",
     "batch_norm",
     "batch_norm_act",
+    "batch_norm_act_conv2d",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "celu",
     "conv1d",
     "conv2d",
+    "conv2d_batch_norm_act",
     "conv_transpose1d",
     "conv_transpose2d",
     "cosine_embedding_loss",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from tinygrad_bn.core.tensor import Tensor
 from tinygrad_bn.errors import ArgumentError, DTypeError, ShapeError, expected, wrong
 from tinygrad_bn.ops._common import is_floating, is_tensor, same_device
-from tinygrad_bn.ops._geometry import check_axes, numbers, paddings, spread_windows, windows
+from tinygrad_bn.ops._geometry import Geometry, check_axes, numbers, paddings, spread_windows, windows
 from tinygrad_bn.ops.convolution import convolution, convolution_input
 from tinygrad_bn.ops.movement import reshape
 
@@ -162,7 +162,7 @@ def conv_transpose2d(
     return _transposed("conv_transpose2d", 2, input, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
-def _convolve(
+def geometry_of(
     op: str,
     axes: int,
     x: Tensor,
@@ -172,7 +172,8 @@ def _convolve(
     padding: Extents | str,
     dilation: Extents,
     groups: int,
-) -> Tensor:
+) -> Geometry:
+    """How the windows of a convolution lie, of arguments that have been found to fit."""
     _check(op, axes, x, weight, bias, groups)
     shape, wshape = x.array.shape, weight.array.shape
     channels, filters = shape[-axes - 1], wshape[0]
@@ -185,7 +186,21 @@ def _convolve(
     strides, dilations = numbers(op, "stride", stride, axes, 1), numbers(op, "dilation", dilation, axes, 1)
     kernel = wshape[2:]
     around = paddings(op, padding, axes, kernel, strides, dilations)
-    geometry = windows(op, shape[-axes:], kernel, strides, around, dilations, groups)
+    return windows(op, shape[-axes:], kernel, strides, around, dilations, groups)
+
+
+def _convolve(
+    op: str,
+    axes: int,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Extents,
+    padding: Extents | str,
+    dilation: Extents,
+    groups: int,
+) -> Tensor:
+    geometry = geometry_of(op, axes, x, weight, bias, stride, padding, dilation, groups)
     y = convolution(_as_pictures(x, axes), _as_filters(weight, axes), bias, geometry)
     return _in_axes_of(x, y, axes)
 

@@ -12,6 +12,7 @@ from tinygrad_bn import nn, ops
 from tinygrad_bn.core.tensor import Tensor
 from tinygrad_bn.errors import ArgumentError, wrong
 from tinygrad_bn.models._blocks import he_normal, positive
+from tinygrad_bn.nn._chain import residual_branch
 
 SHORTCUTS = ("pad", "conv")
 WIDTHS = (16, 32, 64)
@@ -69,13 +70,13 @@ class BasicBlock(nn.Module):
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(outputs, activation="relu")
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
+        self.bn2 = nn.BatchNorm2d(outputs, activation="relu")
         self.downsample = _shortcut(shortcut, inputs, outputs, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return shape (N, outputs, ⌈H / stride⌉, ⌈W / stride⌉)."""
-        y = self.bn2(self.conv2(self.bn1(self.conv1(x))))
-        return ops.relu(y + (x if self.downsample is None else self.downsample(x)))
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return residual_branch(x, self.conv1, self.bn1, self.conv2, self.bn2, shortcut)
 
 
 class ResNet(nn.Module):

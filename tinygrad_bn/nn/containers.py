@@ -8,8 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self, overload
 
 from tinygrad_bn.errors import DTypeError, IndexRangeError, wrong
+from tinygrad_bn.nn._chain import convolve_norm, untouched
 from tinygrad_bn.nn.activation import ReLU, Sigmoid
 from tinygrad_bn.nn.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from tinygrad_bn.nn.convolution import Conv2d
 from tinygrad_bn.nn.linear import Linear
 from tinygrad_bn.nn.module import Module
 
@@ -94,7 +96,8 @@ class Sequential(_Numbered):
     """Modules that are run one after the other.
 
     A batch normalisation and a ReLU or Sigmoid behind it are run as one pass over memory, forward and backward, and
-    with a Linear layer without a bias ahead of them as one operation, unless a module has hooks.
+    with a Linear layer without a bias ahead of them as one operation; a Conv2d without a bias finds the batch's
+    statistics as its results leave it. Not so where a module has hooks.
 
     Parameters
     ----------
@@ -122,37 +125,40 @@ class Sequential(_Numbered):
 
     def forward(self, input: Any) -> Any:
         """Return what the last module makes of what the one before it makes, and so on."""
-        linear: Any = None  # a layer that waits for the normalisation behind it
+        layer: Any = None  # a Linear or Conv2d that waits for the normalisation behind it
         norm: Any = None  # a normalisation that waits for the activation behind it
         for module in self._modules.values():
             kind = type(module)
-            own = module._hooks is not None or kind.__call__ is not Module.__call__ or "forward" in module.__dict__
+            own = not untouched(module)
             if norm is not None:
                 activation = None if own else FUSED.get(kind)
-                input = _normalised(norm, linear, input, activation or "none")
-                linear = norm = None
+                input = _normalised(norm, layer, input, activation or "none")
+                layer = norm = None
                 if activation is not None:
                     continue
             if not own and kind in NORMS and module.activation == "none":
                 norm = module
                 continue
-            if linear is not None:
-                input, linear = linear.forward(input), None
-            if not own and kind is Linear:
-                linear = module
+            if layer is not None:
+                input, layer = layer.forward(input), None
+            if not own and kind in AHEAD:
+                layer = module
             else:
                 input = module(input)
         if norm is not None:
-            return _normalised(norm, linear, input, "none")
-        return input if linear is None else linear.forward(input)
+            return _normalised(norm, layer, input, "none")
+        return input if layer is None else layer.forward(input)
 
 
-def _normalised(norm: Any, linear: Any, input: Any, activation: str) -> Any:
-    if linear is not None:
-        return norm.forward_linear(linear, input, activation)
+def _normalised(norm: Any, layer: Any, input: Any, activation: str) -> Any:
+    if type(layer) is Conv2d:
+        return convolve_norm(layer, norm, input, activation)
+    if layer is not None:
+        return norm.forward_linear(layer, input, activation)
     return norm.forward_activated(input, activation)
 
 
+AHEAD = {Linear, Conv2d}
 NORMS = {BatchNorm1d, BatchNorm2d, BatchNorm3d}
 FUSED: dict[type[Module], str] = {ReLU: "relu", Sigmoid: "sigmoid"}
 

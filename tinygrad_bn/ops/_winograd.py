@@ -6,15 +6,21 @@ Against float64 the error of normal data is up to 4e-7 √C of the largest resul
 
 from __future__ import annotations
 
+import numpy as np
+
 from tinygrad_bn.core.device import Device
-from tinygrad_bn.core.dtype import DType, float32
+from tinygrad_bn.core.dtype import DType, float32, float64
 from tinygrad_bn.core.launch import launch, pool
 from tinygrad_bn.core.tensor import Array
 from tinygrad_bn.kernels import winograd
 from tinygrad_bn.ops._geometry import Geometry
 
+NO_PARTS = np.empty((0, 0, 3))
+Norm = tuple[Array, Array, Array, int]  # statistics, weight, bias and activation of a batch normalisation of the input
+PLAIN: Norm = (np.empty((4, 0), np.float32), np.empty(0, np.float32), np.empty(0, np.float32), 0)  # not normalised
 LEAST = 8  # channels in and out from which the transforms pay
 HELD = 32  # outputs that are transformed back at once
+SHARES = 4  # of the blocks whose moments are wanted, at least
 PARTS = 8  # of the sums of the filters' gradient, at most, and
 TOTAL = 1 << 19  # elements of all of them, as long as there are two
 
@@ -40,6 +46,14 @@ def forward(x: Array, w: Array, bias: Array, out: Array, g: Geometry, device: De
     _convolve(x, w, False, bias, g.before, out, device)
 
 
+def forward_with_moments(x: Array, norm: Norm, w: Array, out: Array, g: Geometry, device: Device) -> Array:
+    """out = w ⋆ x, of x normalised; return count, mean and M2 of the results in parts, (O, P, 3)."""
+    tiles = _tiles(x.shape[1], _count(out), SHARES)  # whatever the number of threads: the sums shall not depend on it
+    parts = device.empty((out.shape[1], -(-_count(out) // tiles), 3), float64)
+    _convolve(x, w, False, w.reshape(-1)[:0], g.before, out, device, norm, tiles, parts)
+    return parts
+
+
 def backward_input(gy: Array, w: Array, out: Array, g: Geometry, device: Device) -> None:
     """out = the transposed convolution of gy: the filters turned, what was padded cut off."""
     before = (2 - g.before[0], 2 - g.before[1])
@@ -47,16 +61,17 @@ def backward_input(gy: Array, w: Array, out: Array, g: Geometry, device: Device)
 
 
 def _convolve(
-    x: Array, w: Array, turned: bool, bias: Array, before: tuple[int, int], out: Array, device: Device
-) -> None:
+    x: Array, w: Array, turned: bool, bias: Array, before: tuple[int, int], out: Array, device: Device,
+    norm: Norm = PLAIN, tiles: int = 0, parts: Array = NO_PARTS,
+) -> None:  # fmt: skip
     inputs, outputs = x.shape[1], out.shape[1]
     u = device.empty((winograd.POINTS, winograd.filter_plane(outputs, inputs)), float32)
     launch(device.kernels.winograd_filters, w, turned, u)
     shares = max(1, pool.threads)  # each tile is computed by itself: how they are shared changes no bit
-    tiles = _tiles(inputs, _count(out), shares)
+    tiles = tiles or _tiles(inputs, _count(out), shares)
     held = min(HELD, winograd.padded(outputs, winograd.HEIGHT))
     work = device.empty((shares, winograd.block_work(inputs, held, tiles)), float32)
-    launch(device.kernels.winograd_convolution, x, u, bias, *before, tiles, held, work, out)
+    launch(device.kernels.winograd_convolution, x, *norm, u, bias, *before, tiles, held, work, out, parts)
 
 
 def _count(y: Array) -> int:
@@ -71,8 +86,8 @@ def _tiles(inputs: int, count: int, shares: int) -> int:
     return max(winograd.LANES, min(tiles, count // shares // winograd.LANES * winograd.LANES))
 
 
-def backward_weight(gy: Array, x: Array, out: Array, g: Geometry, device: Device) -> None:
-    """out = the gradient of w in w ⋆ x."""
+def backward_weight(gy: Array, x: Array, out: Array, g: Geometry, device: Device, norm: Norm = PLAIN) -> None:
+    """out = the gradient of w in w ⋆ x, of x normalised."""
     inputs, outputs = x.shape[1], gy.shape[1]
     plane = winograd.gradient_plane(outputs, inputs)
     tiles = 64 if _count(gy) >= 128 and inputs + outputs <= 256 else 32
@@ -82,5 +97,5 @@ def backward_weight(gy: Array, x: Array, out: Array, g: Geometry, device: Device
     shares = max(1, min(parts, pool.threads))
     u = device.empty((parts, winograd.POINTS, plane), float32)
     work = device.empty((shares, winograd.gradient_work(outputs, inputs, tiles)), float32)
-    launch(device.kernels.winograd_gradient, x, gy, *g.before, tiles, work, u)
+    launch(device.kernels.winograd_gradient, x, *norm, gy, *g.before, tiles, work, u)
     launch(device.kernels.winograd_filter_gradient, u, out)

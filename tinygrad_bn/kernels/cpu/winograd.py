@@ -7,7 +7,10 @@ in the second-level cache (``winograd_block.py``): V of all channels, M of some 
 HEIGHT outputs, in the order in which the products read them. Backward with respect to the input is the same with the
 filters turned and transposed.
 
-float32 only: sums of 64 channels are off by about 2e-6 of the largest result, where the direct sum is off by 4e-7.
+Inputs may be normalised on their way in, by batch statistics and an activation, so that a batch normalisation between
+two convolutions costs no trip through memory. Results go to memory with their mean and M2, block by block, for a batch
+normalisation that follows: sums around the block's first result and, should that lie far off, again around the mean
+that they gave.
 """
 
 from __future__ import annotations
@@ -20,12 +23,20 @@ from numba import prange
 from tinygrad_bn.kernels import winograd
 from tinygrad_bn.kernels.cpu._jit import jit, parallel
 from tinygrad_bn.kernels.cpu.simd import lanes, load_first, pointer_to, store_first
-from tinygrad_bn.kernels.cpu.winograd_block import input_lines, input_points, multiply, output_lines, put_lines
+from tinygrad_bn.kernels.cpu.winograd_block import (
+    input_lines,
+    input_points,
+    multiply,
+    norm_of,
+    output_lines,
+    put_lines,
+)
 from tinygrad_bn.kernels.winograd import HEIGHT, LANES, POINTS
 
 filter_transform = jit(inline=True)(winograd.filter_transform)
 GRAIN = 1 << 15
 F = tuple(np.float32(v) for v in winograd.FILTER)
+FAR = 64.0  # (mean - centre)² / variance from which sums around a centre are taken again, around their mean
 LAST = POINTS - 9  # the nine taps of a filter wait where its last nine points will be
 
 
@@ -90,10 +101,21 @@ def winograd_filters(w: Any, turned: Any, u: Any) -> None:
             filter_points(pointer_to(fu), at + i, step, length - i)
 
 
+@jit(inline=True)
+def note(part: Any, n: Any, centre: Any, s: Any, q: Any) -> Any:
+    """Count, mean and M2 of what lies around ``centre``; whether that is too far from the mean for them to be exact."""
+    off = np.float64(s) / n
+    part[0] = n
+    part[1] = centre + off
+    part[2] = q - s * off
+    return s * off > FAR * part[2] and abs(off) > np.spacing(abs(centre))
+
+
 @parallel(work="y", grain=GRAIN)
 def winograd_convolution(
-    x: Any, u: Any, bias: Any, top: Any, left: Any, tiles: Any, held: Any, work: Any, y: Any
-) -> None:
+    x: Any, statistics: Any, weight: Any, shift: Any, act: Any, u: Any, bias: Any, top: Any, left: Any,
+    tiles: Any, held: Any, work: Any, y: Any, parts: Any,
+) -> None:  # fmt: skip
     samples, inputs, height, width = x.shape
     _, outputs, rows, columns = y.shape
     down, across = -(-rows // 4), -(-columns // 4)
@@ -115,7 +137,7 @@ def winograd_convolution(
             for c in range(inputs):
                 input_lines(
                     pointer_to(fx), c * area, inputs * area, height, width, first, last, down, across, top, left,
-                    pointer_to(own), lines, step,
+                    norm_of(statistics, weight, shift, act, c), pointer_to(own), lines, step,
                 )  # fmt: skip
                 input_points(pointer_to(own), lines, step, tiles, pointer_to(own), c * tiles, v_point)
             for o0 in range(0, outputs, held):
@@ -126,10 +148,15 @@ def winograd_convolution(
                         pointer_to(own), q * v_point, tiles, pointer_to(own), m + q * m_point, inputs, False,
                     )  # fmt: skip
                 for o in range(o0, min(o0 + held, outputs)):
-                    shift = bias[o] if bias.size else x.dtype.type(0)
+                    offset = bias[o] if bias.size else x.dtype.type(0)
                     at = m + (o - o0) * tiles
                     output_lines(pointer_to(own), at, m_point, tiles, pointer_to(own), lines, step)
-                    put_lines(
-                        pointer_to(own), lines, step, first, last, down, across, shift,
-                        pointer_to(fy), o * result_area, outputs * result_area, rows, columns,
-                    )  # fmt: skip
+                    centre = own[lines] + offset
+                    again = True
+                    while again:
+                        n, s, q = put_lines(
+                            pointer_to(own), lines, step, first, last, down, across, offset, centre,
+                            pointer_to(fy), o * result_area, outputs * result_area, rows, columns,
+                        )  # fmt: skip
+                        again = parts.size > 0 and note(parts[o, block], n, centre, s, q)
+                        centre += x.dtype.type(s / n)

@@ -15,8 +15,23 @@ import numpy as np
 
 from tinygrad_bn.kernels import winograd
 from tinygrad_bn.kernels.cpu._jit import generated, jit
+from tinygrad_bn.kernels.cpu.bn_apply import RELU
 from tinygrad_bn.kernels.cpu.shuffles import load_every, store_every4
-from tinygrad_bn.kernels.cpu.simd import lanes, load, load_first, prefetch, splat, store, store_between, store_first
+from tinygrad_bn.kernels.cpu.simd import (
+    first,
+    fma,
+    lanes,
+    load,
+    load_first,
+    prefetch,
+    splat,
+    store,
+    store_between,
+    store_first,
+    total,
+    where_positive,
+    zeros,
+)
 from tinygrad_bn.kernels.cpu.tiles import HEAD, outer_tile
 from tinygrad_bn.kernels.cpu.vector import WIDTH
 from tinygrad_bn.kernels.winograd import HEIGHT
@@ -65,8 +80,15 @@ def place_of(t: Any, down: Any, across: Any) -> Any:
 
 
 @jit(inline=True)
+def normalised(v: Any, h: Any, e: Any, gain: Any, beta: Any, act: Any) -> Any:
+    """act(((v - h) - e) gain + beta)"""
+    z = fma((v - h) - e, gain, beta)
+    return where_positive(z, z) if act == RELU else z
+
+
+@jit(inline=True)
 def input_row(
-    x: Any, plane: Any, height: Any, width: Any, ahead: Any, y0: Any, x0: Any, tiles: Any, lines: Any, at: Any, step: Any
+    x: Any, plane: Any, height: Any, width: Any, y0: Any, x0: Any, norm: Any, tiles: Any, lines: Any, at: Any, step: Any
 ) -> None:
     """The lines of ``tiles`` tiles whose patches begin in row y0 and column x0 of a plane, from ``at`` on."""
     size = lanes(x)
@@ -74,6 +96,9 @@ def input_row(
     stop = min(columns + 2, width - x0)
     row = plane + y0 * width + x0
     inside = y0 >= 0 and y0 + 6 <= height
+    ahead = height * width  # the same rows of the next channel, or sample
+    normal, hi, lo, g, b, act = norm
+    h, e, gain, beta = splat(hi), splat(lo), splat(g), splat(b)
     j = max(0, -x0)
     while j < stop:
         rest = width - x0 - j
@@ -83,13 +108,27 @@ def input_row(
         if inside and rest >= size:
             d0, d1, d2 = load(x, i), load(x, i + width), load(x, i + 2 * width)
             d3, d4, d5 = load(x, i + 3 * width), load(x, i + 4 * width), load(x, i + 5 * width)
+            if normal:
+                d0, d1 = normalised(d0, h, e, gain, beta, act), normalised(d1, h, e, gain, beta, act)
+                d2, d3 = normalised(d2, h, e, gain, beta, act), normalised(d3, h, e, gain, beta, act)
+                d4, d5 = normalised(d4, h, e, gain, beta, act), normalised(d5, h, e, gain, beta, act)
         else:
-            d0 = load_first(x, i, rest if 0 <= y0 < height else 0)
-            d1 = load_first(x, i + width, rest if 0 <= y0 + 1 < height else 0)
-            d2 = load_first(x, i + 2 * width, rest if 0 <= y0 + 2 < height else 0)
-            d3 = load_first(x, i + 3 * width, rest if 0 <= y0 + 3 < height else 0)
-            d4 = load_first(x, i + 4 * width, rest if 0 <= y0 + 4 < height else 0)
-            d5 = load_first(x, i + 5 * width, rest if 0 <= y0 + 5 < height else 0)
+            n0 = rest if 0 <= y0 < height else 0
+            n1 = rest if 0 <= y0 + 1 < height else 0
+            n2 = rest if 0 <= y0 + 2 < height else 0
+            n3 = rest if 0 <= y0 + 3 < height else 0
+            n4 = rest if 0 <= y0 + 4 < height else 0
+            n5 = rest if 0 <= y0 + 5 < height else 0
+            d0, d1, d2 = load_first(x, i, n0), load_first(x, i + width, n1), load_first(x, i + 2 * width, n2)
+            d3, d4 = load_first(x, i + 3 * width, n3), load_first(x, i + 4 * width, n4)
+            d5 = load_first(x, i + 5 * width, n5)
+            if normal:  # the padding is of what is normalised: zeros stay
+                d0 = first(normalised(d0, h, e, gain, beta, act), n0)
+                d1 = first(normalised(d1, h, e, gain, beta, act), n1)
+                d2 = first(normalised(d2, h, e, gain, beta, act), n2)
+                d3 = first(normalised(d3, h, e, gain, beta, act), n3)
+                d4 = first(normalised(d4, h, e, gain, beta, act), n4)
+                d5 = first(normalised(d5, h, e, gain, beta, act), n5)
         o = input_transform(d0, d1, d2, d3, d4, d5, K)
         if columns - j >= size:
             put_six(lines, at + j, step, o)
@@ -104,23 +143,34 @@ def input_row(
 
 @jit()
 def input_lines(
-    x: Any, plane: Any, sample: Any, height: Any, width: Any, first: Any, last: Any, down: Any, across: Any,
-    top: Any, left: Any, lines: Any, at: Any, step: Any,
+    x: Any, plane: Any, sample: Any, height: Any, width: Any, first_tile: Any, last: Any, down: Any, across: Any,
+    top: Any, left: Any, norm: Any, lines: Any, at: Any, step: Any,
 ) -> None:  # fmt: skip
-    """The lines of tiles first … last - 1 of a channel whose first plane is at ``plane``, planes ``sample`` apart."""
-    n, ty, tx = place_of(first, down, across)
+    """The lines of a run of tiles of a channel whose first plane is at ``plane``, planes ``sample`` apart; ``norm`` as
+    of ``norm_of``."""
+    n, ty, tx = place_of(first_tile, down, across)
     plane += n * sample
-    t = first
+    t = first_tile
     while t < last:
         tiles = min(across - tx, last - t)
-        to = at + 4 * (t - first)
-        input_row(x, plane, height, width, height * width, 4 * ty - top, 4 * tx - left, tiles, lines, to, step)
+        to = at + 4 * (t - first_tile)
+        input_row(x, plane, height, width, 4 * ty - top, 4 * tx - left, norm, tiles, lines, to, step)
         t += tiles
         tx = 0
         ty += 1
         if ty == down:
             ty = 0
             plane += sample
+
+
+@jit(inline=True)
+def norm_of(statistics: Any, weight: Any, shift: Any, act: Any, c: Any) -> Any:
+    """What ``normalised`` takes for channel c, behind whether there is anything to do."""
+    zero = statistics.dtype.type(0)
+    if not statistics.size:
+        return False, zero, zero, zero, zero, act
+    gain = statistics[3, c] * (weight[c] if weight.size else statistics.dtype.type(1))
+    return True, statistics[0, c], statistics[1, c], gain, shift[c] if shift.size else zero, act
 
 
 @jit()
@@ -139,18 +189,18 @@ def input_points(lines: Any, at: Any, step: Any, tiles: Any, v: Any, to: Any, po
 
 @jit()
 def result_lines(
-    gy: Any, plane: Any, sample: Any, rows: Any, columns: Any, first: Any, last: Any, down: Any, across: Any,
+    gy: Any, plane: Any, sample: Any, rows: Any, columns: Any, first_tile: Any, last: Any, down: Any, across: Any,
     lines: Any, at: Any, step: Any,
 ) -> None:  # fmt: skip
-    """The lines A gy of tiles first … last - 1 of one output, as ``input_lines``."""
+    """The lines A gy of a run of tiles of one output, as ``input_lines``."""
     size = lanes(gy)
     ahead = rows * columns
-    n, ty, tx = place_of(first, down, across)
+    n, ty, tx = place_of(first_tile, down, across)
     plane += n * sample
-    t = first
+    t = first_tile
     while t < last:
         tiles = min(across - tx, last - t)
-        to = at + 4 * (t - first)
+        to = at + 4 * (t - first_tile)
         row = plane + 4 * ty * columns + 4 * tx
         below = rows - 4 * ty
         for j in range(0, min(4 * tiles, columns - 4 * tx), size):
@@ -222,27 +272,42 @@ def output_lines(m: Any, at: Any, point: Any, tiles: Any, lines: Any, to: Any, s
 
 @jit()
 def put_lines(
-    lines: Any, at: Any, step: Any, first: Any, last: Any, down: Any, across: Any, shift: Any,
+    lines: Any, at: Any, step: Any, first_tile: Any, last: Any, down: Any, across: Any, shift: Any, centre: Any,
     y: Any, plane: Any, sample: Any, rows: Any, columns: Any,
-) -> None:  # fmt: skip
-    """The four rows of results, plus ``shift``, to where tiles first … last - 1 of one output lie."""
+) -> Any:  # fmt: skip
+    """The four rows of results, plus ``shift``, to where the tiles of one output lie; what they add up to.
+
+    Returned are the number of results, and the sums of d and d² of d = result - centre.
+    """
     size = lanes(lines)
-    more = splat(shift)
-    n, ty, tx = place_of(first, down, across)
+    more, middle = splat(shift), splat(centre)
+    s, q = zeros(lines), zeros(lines)
+    found = 0
+    n, ty, tx = place_of(first_tile, down, across)
     plane += n * sample
-    t = first
+    t = first_tile
     while t < last:
         tiles = min(across - tx, last - t)
         to = plane + 4 * ty * columns + 4 * tx
         count = min(4 * tiles, columns - 4 * tx)
         whole = count - count % size
-        for i in range(min(4, rows - 4 * ty)):
-            line = at + i * step + 4 * (t - first)
+        high = min(4, rows - 4 * ty)
+        found += high * count
+        for i in range(high):
+            line = at + i * step + 4 * (t - first_tile)
             for j in range(0, whole, size):
                 prefetch(y, to + j + rows * columns)
-                store(y, to + j, load(lines, line + j) + more)
+                v = load(lines, line + j) + more
+                store(y, to + j, v)
+                d = v - middle
+                s = s + d
+                q = fma(d, d, q)
             if whole < count:
-                store_first(y, to + whole, load(lines, line + whole) + more, count - whole)
+                v = load(lines, line + whole) + more
+                store_first(y, to + whole, v, count - whole)
+                d = first(v - middle, count - whole)
+                s = s + d
+                q = fma(d, d, q)
             to += columns
         t += tiles
         tx = 0
@@ -250,6 +315,7 @@ def put_lines(
         if ty == down:
             ty = 0
             plane += sample
+    return found, total(s), total(q)
 
 
 @jit()

@@ -22,6 +22,7 @@ from tinygrad_bn.kernels.cpu.winograd_block import (
     input_lines,
     input_points,
     multiply,
+    norm_of,
     result_lines,
     result_points,
 )
@@ -43,7 +44,10 @@ def turn(v: Any, at: Any, point: Any, tiles: Any, rows: Any, to: Any, turned_poi
 
 
 @parallel(work="x", grain=GRAIN)
-def winograd_gradient(x: Any, gy: Any, top: Any, left: Any, tiles: Any, work: Any, u: Any) -> None:
+def winograd_gradient(
+    x: Any, statistics: Any, weight: Any, shift: Any, act: Any, gy: Any, top: Any, left: Any,
+    tiles: Any, work: Any, u: Any,
+) -> None:  # fmt: skip
     samples, inputs, height, width = x.shape
     _, outputs, rows, columns = gy.shape
     down, across = -(-rows // 4), -(-columns // 4)
@@ -74,7 +78,7 @@ def winograd_gradient(x: Any, gy: Any, top: Any, left: Any, tiles: Any, work: An
                     for c in range(few):
                         input_lines(
                             pointer_to(fx), (c0 + c) * area, inputs * area, height, width, first, last, down, across,
-                            top, left, pointer_to(own), lines, step,
+                            top, left, norm_of(statistics, weight, shift, act, c0 + c), pointer_to(own), lines, step,
                         )  # fmt: skip
                         input_points(pointer_to(own), lines, step, tiles, pointer_to(own), c * tiles, v_point)
                     turn(pointer_to(own), 0, v_point, tiles, few, turned + c0, t_point, wide)

@@ -73,20 +73,54 @@ def winograd_filters(w: Array, turned: bool, u: Array) -> None:
     u[:, : u.shape[1] - LANES] = whole.reshape(POINTS, -1, HEIGHT, inputs).swapaxes(2, 3).reshape(POINTS, -1)
 
 
-@spec(writes="y", workspace="work")
+def normalised(x: Array, statistics: Array, weight: Array, shift: Array, act: int) -> Array:
+    """x as it is, or act((x - mean) invstd weight + shift), float64."""
+    if not statistics.size:
+        return x
+    mean, low, _, invstd = (row.astype(np.float64)[:, None, None] for row in statistics)
+    z = (x - mean - low) * invstd
+    z = z * weight[:, None, None] if weight.size else z
+    z = z + shift[:, None, None] if shift.size else z
+    out: Array = np.maximum(z, 0) if act == 1 else z
+    return out
+
+
+@spec(writes="y parts", workspace="work")
 def winograd_convolution(
-    x: Array, u: Array, bias: Array, top: int, left: int, tiles: int, held: int, work: Array, y: Array
-) -> None:
-    """y = w ⋆ x + bias, of filters transformed by ``winograd_filters``.
+    x: Array, statistics: Array, weight: Array, shift: Array, act: int, u: Array, bias: Array, top: int, left: int,
+    tiles: int, held: int, work: Array, y: Array, parts: Array,
+) -> None:  # fmt: skip
+    """y = w ⋆ x + bias, of filters transformed by ``winograd_filters``; parts[o, b] = count, mean and M2 of block b's
+    results of output o, unless it is empty.
+
+    Of x normalised, if ``statistics`` is not empty: mean, what rounding took from it, variance and 1 / √(var + eps) of
+    each channel, then times ``weight`` plus ``shift`` where they are not empty, then relu if
+    ``act`` is 1.
 
     ``tiles`` are transformed at once, a multiple of LANES, and ``held`` outputs transformed back, a multiple of
     HEIGHT. ``work``: as many rows as the work is to be shared among, of ``kernels.winograd.block_work`` elements.
     """
     n, k, rows, columns = y.shape
     down, across = tiles_of(rows, columns)
-    patches = np.einsum("ir,ctrs,js->ijct", B, patches_of(x, top, left, down, across), B)
+    patches = np.einsum(
+        "ir,ctrs,js->ijct", B, patches_of(normalised(x, statistics, weight, shift, act), top, left, down, across), B
+    )
     filters = _panels(u.astype(np.float64), x.shape[1])[:, :, :k]
     m = np.einsum("ijkc,ijct->ijkt", filters, patches)
     out = np.einsum("ri,ijkt,sj->ktrs", A, m, A).reshape(k, n, down, across, 4, 4)
     whole = out.transpose(1, 0, 2, 4, 3, 5).reshape(n, k, 4 * down, 4 * across)[:, :, :rows, :columns]
-    y[...] = whole + (bias[:, None, None] if bias.size else 0)
+    whole = whole + (bias[:, None, None] if bias.size else 0)
+    y[...] = whole
+    if parts.size:
+        _moments(whole, tiles, parts)
+
+
+def _moments(y: Array, tiles: int, parts: Array) -> None:
+    n, k, rows, columns = y.shape
+    down, across = tiles_of(rows, columns)
+    ys, xs = np.arange(rows) // 4, np.arange(columns) // 4
+    tile = (np.arange(n)[:, None, None] * down + ys[:, None]) * across + xs
+    for o in range(k):
+        for b in range(parts.shape[1]):
+            values = y[:, o][tile // tiles == b].astype(np.float64)
+            parts[o, b] = values.size, values.mean(), ((values - values.mean()) ** 2).sum()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tinygrad_bn.kernels.ref.winograd import A, Array, B, G, patches_of, tiles_of
+from tinygrad_bn.kernels.ref.winograd import A, Array, B, G, normalised, patches_of, tiles_of
 from tinygrad_bn.kernels.spec import spec
 from tinygrad_bn.kernels.winograd import HEIGHT, LANES, POINTS, padded
 
@@ -21,8 +21,13 @@ def results_of(gy: Array, down: int, across: int) -> Array:
 
 
 @spec(writes="u", workspace="work")
-def winograd_gradient(x: Array, gy: Array, top: int, left: int, tiles: int, work: Array, u: Array) -> None:
+def winograd_gradient(
+    x: Array, statistics: Array, weight: Array, shift: Array, act: int, gy: Array, top: int, left: int,
+    tiles: int, work: Array, u: Array,
+) -> None:  # fmt: skip
     """u[p, q, o, c] = Σ_t (A gy[o, t] Aᵀ)_q (Bᵀ x[c, t] B)_q over the tiles of part p; the sum of all parts counts.
+
+    x may be normalised as in ``winograd_convolution``.
 
     The parts are whole blocks of ``tiles``, a multiple of LANES: part p of P holds blocks ⌊p B / P⌋ … ⌊(p + 1) B / P⌋.
     A point's sums lie in a row of ``kernels.winograd.gradient_plane`` elements, outputs padded with zeros to HEIGHT
@@ -31,7 +36,9 @@ def winograd_gradient(x: Array, gy: Array, top: int, left: int, tiles: int, work
     """
     outputs, inputs, parts = gy.shape[1], x.shape[1], u.shape[0]
     down, across = tiles_of(*gy.shape[2:])
-    v = np.einsum("ir,ctrs,js->ijct", B, patches_of(x, top, left, down, across), B)
+    v = np.einsum(
+        "ir,ctrs,js->ijct", B, patches_of(normalised(x, statistics, weight, shift, act), top, left, down, across), B
+    )
     m = np.einsum("ri,ktrs,sj->ijkt", A, results_of(gy, down, across), A)
     blocks = -(-v.shape[3] // tiles)
     whole = np.zeros((6, 6, padded(outputs, HEIGHT), padded(inputs, LANES)))
