@@ -85,7 +85,7 @@ def batch_norm_act_conv2d(
     groups: int = 1,
 ) -> Tensor:
     """Return ``conv2d(batch_norm_act(input, running_mean, ...), weight, ...)``, the input normalised on its way in
-    and, for the gradient of the filters, once more: what is normalised is never stored.
+    and, for the gradient of the filters, once more: what is normalised is not kept.
 
     Parameters
     ----------
@@ -95,7 +95,8 @@ def batch_norm_act_conv2d(
     training, momentum, eps
         As for ``batch_norm_act``.
     activation : {"relu", "none", "sigmoid"}
-        With a sigmoid nothing is saved.
+        With a sigmoid, or where the convolution does not go by Winograd's algorithm, what is normalised lies in memory
+        for as long as the convolution, and again the gradient, takes.
     stride, padding, dilation, groups
         As for ``conv2d``.
 

@@ -2,7 +2,7 @@
 
     convolution_moments   z = w ⋆ x, whose batch statistics are found on the way out
     batch_norm_given      y = act(bn(z) + residual) by statistics that are there already
-    norm_convolution      z = w ⋆ act(bn(x)): x is normalised on the way in, and what is normalised never lies in memory
+    norm_convolution      z = w ⋆ act(bn(x)): x is normalised on the way in, and what is normalised is not kept
 
 Jung et al. 2019 (arXiv:1807.01702) call it fission and fusion of batch normalisation. Each holds for all geometries,
 devices and dtypes; trips are saved where the convolution goes by Winograd's algorithm.
@@ -105,24 +105,26 @@ def batch_norm_given(
 
 class NormConvolution(Node):
     """With z = act(bn(x)): gz = convolution_input(gy, w), gw = convolution_weight(gy, z), the others from gz by
-    ``batch_norm_backward``; z is normalised once more, on its way into the sums of gw."""
+    ``batch_norm_backward``; z is computed once more, on its way into the sums of gw where that is to be had."""
 
     __slots__ = ()
 
     def backward(self, gy: Tensor) -> Gradients:
         x, weight, bias, filters = self.unpack()
-        statistics, eps, activation, geometry = self.constants
+        statistics, eps, activation, geometry, inward = self.constants
         gy = contiguous(gy)
         gfilters = None
-        if self.inputs[3] is not None:
+        if self.inputs[3] is not None and inward and not mode.grad:
+            out = x.device.empty(filters.array.shape, x.dtype)
+            norm = (statistics.rows, plain(weight), plain(bias), ACTIVATIONS[activation])
+            _winograd.backward_weight(plain(gy), plain(x), out, geometry, x.device, norm)
+            gfilters = Tensor(out, x.dtype, x.device)
+        elif self.inputs[3] is not None:
             if mode.grad:
                 z = batch_norm_train(x, _given(weight), _given(bias), eps, activation)[0]
-                gfilters = convolution_weight(gy, z, geometry)
             else:
-                out = x.device.empty(filters.array.shape, x.dtype)
-                norm = (statistics.rows, plain(weight), plain(bias), ACTIVATIONS[activation])
-                _winograd.backward_weight(plain(gy), plain(x), out, geometry, x.device, norm)
-                gfilters = Tensor(out, x.dtype, x.device)
+                z = batch_norm_given(x, statistics, weight, bias, eps, activation)
+            gfilters = convolution_weight(gy, z, geometry)
         if self.inputs[:3] == (None, None, None):
             return None, None, None, gfilters
         gz = convolution_input(gy, filters, None, geometry)
@@ -168,12 +170,16 @@ def norm_convolution(
     statistics : Statistics
         Of z, found with ``next_eps``.
     """
-    if activation not in INWARD or statistics.count == 1 or not shares_trips(x, filters, geometry):
-        y = batch_norm_given(x, statistics, weight, bias, eps, activation)
-        return convolution_moments(y, filters, geometry, next_eps)
+    if statistics.count == 1:
+        raise single_value(x)
     w, b = or_nothing(weight, x), or_nothing(bias, x)
-    norm = (statistics.rows, plain(w), plain(b), ACTIVATIONS[activation])
-    out, found = _launch(x, norm, filters, geometry, next_eps)
+    inward = activation in INWARD and shares_trips(x, filters, geometry)
+    if inward:
+        norm = (statistics.rows, plain(w), plain(b), ACTIVATIONS[activation])
+        out, found = _launch(x, norm, filters, geometry, next_eps)
+        z = Tensor(out, x.dtype, x.device)
+    else:
+        y = batch_norm_given(x.detach(), statistics, w.detach(), b.detach(), eps, activation)
+        z, found = convolution_moments(y, filters.detach(), geometry, next_eps)
     inputs = (x, w, b, filters)
-    constants = (statistics, eps, activation, geometry)
-    return record(NormConvolution, Tensor(out, x.dtype, x.device), inputs, inputs, constants), found
+    return record(NormConvolution, z, inputs, inputs, (statistics, eps, activation, geometry, inward)), found
