@@ -75,14 +75,18 @@ class _Run:
                 for target, g in zip(node.inputs, grads):
                     if target is None or g is None:
                         continue
-                    if everywhere and target not in pending and target not in leaves:  # as in send, without the call
-                        if target.is_leaf:
-                            leaves[target] = g
-                        else:
-                            pending[target] = g
-                            heappush(heap, (-target.sequence, target))
-                    else:
+                    if not everywhere:
                         send(target, g)
+                    elif target.is_leaf:  # as in send, without the call
+                        if target in leaves:
+                            send(target, g)
+                        else:
+                            leaves[target] = g
+                    elif target in pending:
+                        send(target, g)
+                    else:
+                        pending[target] = g
+                        heappush(heap, (-target.sequence, target))
             else:
                 self._send_part(node, gradient)  # type: ignore[arg-type]  # a Part
         grads = gradient = g = None  # or a leaf's gradient would look shared

@@ -34,8 +34,10 @@ def launch(kernel: Kernel, *arguments: Any) -> None:
         observers[-1](kernel, arguments, lambda: run(kernel, arguments))
         return
     at = kernel.measured
-    if at is None or pool.threads == 1 or (arguments[at].size if at >= 0 else kernel.amount(arguments)) < kernel.grain:
+    if at is None or pool.threads == 1 or (arguments[at].size if at >= 0 else kernel.work(*arguments)) < kernel.grain:  # type: ignore[misc]  # there is work
         kernel.serial(*arguments)
+    elif _applied.threads == pool.threads:
+        kernel.parallel(*arguments)  # type: ignore[misc]  # there is one where work is measured
     else:
         _on_pool(kernel)(*arguments)
 
@@ -47,11 +49,9 @@ def run(kernel: Kernel, arguments: tuple[Any, ...]) -> None:
 
 def _on_pool(kernel: Kernel) -> Callable[..., None]:
     """The driver to call, the pool made ready."""
-    if _applied.serial:
-        return kernel.serial
-    if _applied.threads != pool.threads:
+    if not _applied.serial:
         pool.enter()
-    return kernel.serial if pool.threads == 1 or kernel.parallel is None else kernel.parallel
+    return kernel.serial if _applied.serial or pool.threads == 1 or kernel.parallel is None else kernel.parallel
 
 
 def launch_checked(device: Device, op: str, kernel: Kernel, *arguments: Any) -> None:
@@ -86,6 +86,7 @@ def serial_here() -> None:
     For threads that work beside the main one: a second team of OpenMP would fight the pool for the processors.
     """
     _applied.serial = True
+    _applied.threads = 0
 
 
 class ThreadPool:

@@ -232,6 +232,11 @@ def record(
     save_output: bool = False,
 ) -> Tensor:
     """Put an operation on the tape if one of its inputs requires grad, and return its output."""
+    for tensor in inputs:
+        if tensor.node is not None:
+            break
+    else:
+        return out
     if mode.grad:
         nodes = nodes_of(kind, *inputs)
         if nodes is not None:

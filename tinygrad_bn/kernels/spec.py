@@ -89,9 +89,9 @@ class Kernel:
         self.serial = serial
         self.parallel = parallel
         self.work = None if isinstance(work, str) else work
-        self.measured: int | None = None if work is None else -1
-        if isinstance(work, str):
-            self.measured = parameters_of(serial).index(work)
+        self.measured: int | None = None
+        if parallel is not None and work is not None:
+            self.measured = parameters_of(serial).index(work) if isinstance(work, str) else -1
         self.grain = grain
 
     def amount(self, arguments: Sequence[Any]) -> int:

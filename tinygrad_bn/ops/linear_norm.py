@@ -13,20 +13,22 @@ from tinygrad_bn.ops.composite import through_composite
 from tinygrad_bn.ops.matmul import NO_MATRIX, linear
 
 MOST = 256  # rows of a batch that is one block
+LARGE = 1 << 24  # elements of a weight from which BLAS is faster
 
 
 def linear_norm_fits(x: object, weight: Tensor, *channels: Tensor | None) -> bool:
-    """Whether ``linear_batch_norm`` takes these: an input (M, K) of 2 to MOST rows, a weight (N, K), vectors (N,), all
-    of one dtype on one device, matrices C-contiguous."""
+    """Whether ``linear_batch_norm`` takes these: an input (M, K) of 2 to MOST rows, a weight (N, K) of less than LARGE
+    elements, vectors (N,), all of one dtype on one device, matrices C-contiguous."""
     if not (isinstance(x, Tensor) and x.contiguous_array and weight.contiguous_array):
         return False
     shape, wshape, dtype, device = x.array.shape, weight.array.shape, x.dtype, x.device
-    if not (len(shape) == 2 and 2 <= shape[0] <= MOST and shape[1] == wshape[1] and weight.array.size):
+    if not (len(shape) == 2 and 2 <= shape[0] <= MOST and shape[1] == wshape[1] and 0 < weight.array.size < LARGE):
         return False
     if dtype is not weight.dtype or device is not weight.device or not dtype.is_floating_point:
         return False
+    vector = wshape[:1]
     for t in channels:
-        if t is None or t.array.shape != wshape[:1] or t.dtype is not dtype or t.device is not device:
+        if t is None or t.array.shape != vector or t.dtype is not dtype or t.device is not device:
             return False
     return True
 
@@ -67,11 +69,15 @@ def linear_batch_norm(
     statistics : Statistics
     """
     dtype, device = x.dtype, x.device
-    m, n = x.array.shape[0], weight.array.shape[0]
+    m, n = len(x.array), len(weight.array)
     z, out, rows = device.empty((m, n), dtype), device.empty((m, n), dtype), device.empty((4, n), dtype)
     launch(
-        device.kernels.linear_batch_norm, plain(x), plain(weight), plain(gain), plain(bias), eps,
-        ACTIVATIONS[activation], z, rows, out,
+        device.kernels.linear_batch_norm,
+        x.array if x.contiguous_array else plain(x),
+        weight.array if weight.contiguous_array else plain(weight),
+        gain.array if gain.contiguous_array else plain(gain),
+        bias.array if bias.contiguous_array else plain(bias),
+        eps, ACTIVATIONS[activation], z, rows, out,
     )  # fmt: skip
     y, statistics = Tensor(out, dtype, device), Statistics(rows, m)
     if mode.grad:
@@ -123,9 +129,15 @@ def linear_batch_norm_backward(
     ggain = gradient_buffer(homes[1], (n,), dtype, device)
     gbias = gradient_buffer(homes[2], (n,), dtype, device)
     launch(
-        device.kernels.linear_batch_norm_backward, plain(gy),
-        plain(x), plain(weight), plain(gain), plain(bias), z.array, statistics.rows, ACTIVATIONS[activation],
-        device.empty((m, n), dtype), NO_MATRIX[dtype.name] if gx is None else gx.array,
+        device.kernels.linear_batch_norm_backward,
+        gy.array if gy.contiguous_array else plain(gy),
+        x.array if x.contiguous_array else plain(x),
+        weight.array if weight.contiguous_array else plain(weight),
+        gain.array if gain.contiguous_array else plain(gain),
+        bias.array if bias.contiguous_array else plain(bias),
+        z.array,
+        statistics.rows, ACTIVATIONS[activation], device.empty((m, n), dtype),
+        NO_MATRIX[dtype.name] if gx is None else gx.array,
         gweight.array, ggain.array, gbias.array,
     )  # fmt: skip
     found = (gweight, ggain, gbias) if gx is None else (gx, gweight, ggain, gbias)

@@ -16,10 +16,11 @@ from tinygrad_bn.kernels.cpu._jit import jit, parallel
 from tinygrad_bn.kernels.cpu.blas import PART, blas_rows
 from tinygrad_bn.kernels.cpu.reduction import column_sums
 from tinygrad_bn.kernels.cpu.simd import lane, lanes, pointer_to, store_first, zeros
-from tinygrad_bn.kernels.cpu.tiles import DOT_COLUMNS, DOT_ROWS, REGISTERS, ROWS, tiles
+from tinygrad_bn.kernels.cpu.tiles import DOT_COLUMNS, DOT_ROWS, HALF, REGISTERS, ROWS, tiles
 
 _tiles = tiles()
 outer_full, outer_edge = _tiles.outer_full, _tiles.outer_edge
+outer_half, outer_half_edge = _tiles.outer_half, _tiles.outer_half_edge
 outer_row, outer_row_edge = _tiles.outer_row, _tiles.outer_row_edge
 dot_full, dot_row = _tiles.dot_full, _tiles.dot_row
 
@@ -29,26 +30,34 @@ SLICES = 32  # at most so many shares of the rows of both gradients of ``linear`
 
 
 @jit()
-def outer_rows(
-    a: Any, pa: Any, row_step: Any, k_step: Any, b: Any, pb: Any, c: Any, pc: Any, rows: Any, n: Any, k: Any
-) -> None:
-    """``rows`` rows of C, all n columns."""
+def outer_block(
+    a: Any, pa: Any, row_step: Any, k_step: Any, b: Any, pb: Any, c: Any, pc: Any,
+    rows: Any, columns: Any, n: Any, k: Any,
+) -> None:  # fmt: skip
+    """``rows`` rows and ``columns`` columns of C; its rows, and those of B, are n apart."""
     width = lanes(b)
     tile = REGISTERS * width
     j = 0
-    while j < n:
-        full = j + tile <= n
+    while j < columns:
+        full = j + tile <= columns
         step = tile if full else width
-        left = n - j
+        left = columns - j
         i = 0
         while i < rows:
-            if rows >= ROWS:
+            if rows >= ROWS and rows - i > HALF:
                 i = min(i, rows - ROWS)
                 if full:
                     outer_full(a, pa + i * row_step, row_step, k_step, b, pb + j, n, c, pc + i * n + j, n, k, left)
                 else:
                     outer_edge(a, pa + i * row_step, row_step, k_step, b, pb + j, n, c, pc + i * n + j, n, k, left)
                 i += ROWS
+            elif rows >= HALF:
+                i = min(i, rows - HALF)
+                if full:
+                    outer_half(a, pa + i * row_step, row_step, k_step, b, pb + j, n, c, pc + i * n + j, n, k, left)
+                else:
+                    outer_half_edge(a, pa + i * row_step, row_step, k_step, b, pb + j, n, c, pc + i * n + j, n, k, left)
+                i += HALF
             else:
                 if full:
                     outer_row(a, pa + i * row_step, row_step, k_step, b, pb + j, n, c, pc + i * n + j, n, k, left)
@@ -120,7 +129,7 @@ def _tn_work(a: Any, b: Any, out: Any) -> int:
 
 
 def _linear_work(x: Any, weight: Any, bias: Any, out: Any) -> int:
-    return out.size * x.shape[1]  # type: ignore[no-any-return]
+    return x.size * len(weight)  # type: ignore[no-any-return]
 
 
 @parallel(work=_nn_work, grain=GRAIN)
@@ -142,9 +151,9 @@ def matmul_nn(a: Any, b: Any, out: Any) -> None:
         for block in prange(batch * blocks):
             z, i = block // blocks, block % blocks * height
             rows = height if block % blocks < blocks - 1 else m - i
-            outer_rows(
+            outer_block(
                 pointer_to(fa), z * step_a + i * k, k, 1, pointer_to(fb), z * step_b,
-                pointer_to(fc), (z * m + i) * n, rows, n, k,
+                pointer_to(fc), (z * m + i) * n, rows, n, n, k,
             )  # fmt: skip
 
 
@@ -167,9 +176,9 @@ def matmul_tn(a: Any, b: Any, out: Any) -> None:
         for block in prange(batch * blocks):
             z, i = block // blocks, block % blocks * height
             rows = height if block % blocks < blocks - 1 else m - i
-            outer_rows(
+            outer_block(
                 pointer_to(fa), z * step_a + i, 1, m, pointer_to(fb), z * step_b,
-                pointer_to(fc), (z * m + i) * n, rows, n, k,
+                pointer_to(fc), (z * m + i) * n, rows, n, n, k,
             )  # fmt: skip
 
 
@@ -240,14 +249,14 @@ def product_rows(
         if large(m, n, k):
             blas_rows(a, b, c, m, n, k, lo, hi, k_step != 1, False)
         else:
-            outer_rows(
+            outer_block(
                 pointer_to(a), lo * row_step, row_step, k_step, pointer_to(b), 0,
-                pointer_to(c), lo * n, hi - lo, n, k,
+                pointer_to(c), lo * n, hi - lo, n, n, k,
             )  # fmt: skip
 
 
 def _linear_backward_work(gy: Any, x: Any, weight: Any, gx: Any, gweight: Any, gbias: Any) -> int:
-    return gy.shape[0] * gweight.size + gy.shape[1] * gx.size  # type: ignore[no-any-return]
+    return len(gy) * (gweight.size + (weight.size if gx.size else 0))  # type: ignore[no-any-return]
 
 
 @parallel(work=_linear_backward_work, grain=GRAIN)

@@ -14,6 +14,7 @@ from tinygrad_bn.kernels.cpu.vector import WIDTH
 
 # rows and registers of an outer tile: 24 accumulators of 32 registers, or 12 of 16
 ROWS, REGISTERS = (8, 3) if WIDTH == 64 else (6, 2)
+HALF = ROWS // 2  # rows of the tile that takes the last ones, where they are few
 # a dot tile is SIDE x SIDE: 16 accumulators of 32 registers, 8 of 16
 DOT_ROWS = 6 if WIDTH == 64 else 2
 DOT_COLUMNS = 4
@@ -84,6 +85,8 @@ def tiles() -> ModuleType:
     parts = [
         outer_tile("outer_full", ROWS, REGISTERS),
         outer_tile("outer_edge", ROWS, 1, masked=True),
+        outer_tile("outer_half", HALF, REGISTERS),
+        outer_tile("outer_half_edge", HALF, 1, masked=True),
         outer_tile("outer_row", 1, REGISTERS),
         outer_tile("outer_row_edge", 1, 1, masked=True),
         dot_tile("dot_full", DOT_ROWS, DOT_COLUMNS),
