@@ -65,6 +65,7 @@ def _hot() -> dict[str, Callable[[], Arguments]]:
         },
         "exchange": lambda: {"x": f(17, 9, 1001), "bias": f(17), "out": blank((9, 17, 1001), np.float32)},
         "add_bias": lambda: {"bias": f(17), "out": f(9, 17, 1001)},
+        "accumulate": lambda: {"x": f(200_003), "out": f(200_003)},
     }  # fmt: skip
 
 

@@ -17,19 +17,18 @@ import numpy as np
 import tinygrad_bn as tb
 from tinygrad_bn.core import launch
 from tinygrad_bn.core.device import cpu
-from tinygrad_bn.kernels import winograd
+from tinygrad_bn.kernels import panels, winograd
 from tinygrad_bn.kernels.cpu import simd
 from tinygrad_bn.kernels.cpu._jit import jit
 from tinygrad_bn.kernels.spec import Kernel
 from tinygrad_bn.kernels.windows import Geometry, backward_work, forward_work
-from tinygrad_bn.ops import _direct_weight
+from tinygrad_bn.ops import _direct, _direct_weight
 from tinygrad_bn.ops._geometry import windows as windows_of
 
 Array = np.ndarray[Any, Any]
 PAGE = mmap.PAGESIZE
 _protect = ctypes.CDLL(None, use_errno=True).mprotect
 _protect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-_kept: list[mmap.mmap] = []
 
 
 def guarded(array: Array) -> Array:
@@ -39,7 +38,6 @@ def guarded(array: Array) -> Array:
     start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
     if _protect(start + pages * PAGE, PAGE, 0):
         raise OSError(ctypes.get_errno(), "mprotect")
-    _kept.append(memory)
     out = np.frombuffer(memory, array.dtype, array.size, pages * PAGE - array.nbytes).reshape(array.shape)
     out[...] = array
     return out
@@ -77,6 +75,10 @@ def batch_norm(dtype: str, n: int, c: int, length: int, affine: bool, cuts: int)
     run("batch_norm_residual_backward", gy, x, x, weight, bias, statistics, 1, blank, blank, row, row, parts)
     run("batch_norm_residual_eval", x, gy, *given, blank, statistics)
     run("batch_norm_residual_eval_backward", gy, x, x, *given, blank, blank, row, row, statistics, parts)
+    if length == 1 and n <= 256:
+        rows, grad, made = x[:, :, 0], gy[:, :, 0], blank[:, :, 0]
+        run("batch_norm_block", rows, weight, bias, 1e-5, 2, made, statistics)
+        run("batch_norm_block_backward", grad, rows, weight, bias, statistics, 2, made, row, row)
 
 
 def group_norm(dtype: str, n: int, groups: int, depth: int, length: int, cuts: int) -> None:
@@ -100,6 +102,16 @@ def products(dtype: str, m: int, n: int, k: int) -> None:
         run("linear", ones(m, k), ones(n, k), ones(bias), ones(m, n))
 
 
+def chain(dtype: str, m: int, n: int, k: int) -> None:
+    def ones(*shape: int) -> Array:
+        return np.ones(shape, dtype)
+
+    x, weight, z, row = ones(m, k), ones(n, k), ones(m, n), ones(n)
+    run("linear_backward", z, x, weight, x, weight, row)
+    run("linear_batch_norm", x, weight, row, row, 1e-5, 1, z, ones(4, n), z)
+    run("linear_batch_norm_backward", z, x, weight, row, row, z, ones(4, n), 1, z, x, weight, row, row)
+
+
 def pooling(dtype: str, side: int, kernel: int, stride: int, padding: int) -> None:
     size = (side + 2 * padding - kernel) // stride + 1
     window = [v for v in (kernel, stride, padding, 1) for _ in range(2)]
@@ -118,16 +130,18 @@ def winograd_all(n: int, c: int, k: int, side: tuple[int, int], pad: int) -> Non
         return np.ones(shape, np.float32)
 
     (h, w), (rows, columns) = side, (side[0] + 2 * pad - 2, side[1] + 2 * pad - 2)
-    work = ones(1, winograd.block_work(c, 8, 32))
+    work = ones(1, winograd.block_work(4 * c, 8, 32))
     run("winograd_filters", ones(k, c, 3, 3), False, ones(36, winograd.filter_plane(k, c)))
     run(
         "winograd_convolution",
         ones(n, c, h, w),
         *(ones(4, c), ones(c), ones(c), 1),
-        ones(36, winograd.filter_plane(k, c)),
+        ones(36, winograd.filter_plane(k, 4 * c)),
         ones(k),
         pad,
         pad,
+        2,
+        2,
         32,
         8,
         work,
@@ -135,10 +149,26 @@ def winograd_all(n: int, c: int, k: int, side: tuple[int, int], pad: int) -> Non
         np.ones((k, -(-n * -(-rows // 4) * -(-columns // 4) // 32), 3)),
     )
     u = ones(2, 36, winograd.gradient_plane(k, c))
-    work = ones(1, winograd.gradient_work(k, c, 16))
+    work = ones(1, winograd.gradient_work(k, c, 2, 3, 16))
     normal = (ones(4, c), ones(c), ones(c), 1)
-    run("winograd_gradient", ones(n, c, h, w), *normal, ones(n, k, rows, columns), pad, pad, 16, work, u)
+    geometry = ones(n, k, rows, columns), pad, pad, 2, 3
+    run("winograd_gradient", ones(n, c, h, w), *normal, *geometry, 16, work, u)
+    down, across = -(-rows // 4), -(-columns // 4)
+    units, tiles = n * -(-down // 2) * -(-across // 3), n * down * across
+    work = ones(1, winograd.unit_work(2, 3))
+    v, m = ones(36, winograd.points_plane(c, tiles)), ones(36, winograd.points_plane(k, tiles))
+    run("winograd_points", ones(n, c, h, w), *normal, *geometry, 0, units, work, v, m)
+    run("winograd_products", m, v, tiles, False, ones(1, 36, winograd.gradient_plane(k, c)))
     run("winograd_filter_gradient", u, ones(k, c, 3, 3))
+
+
+def pieces(n: int, c: int, side: tuple[int, int], count: int, stride: int, step: int) -> None:
+    x = np.random.default_rng(0).standard_normal((n, c, *side)).astype(np.float32)
+    size = [-(-v // count) for v in side]
+    parts = np.empty((n, count, count, c, *size), np.float32)
+    steps = (stride, stride, size[0] if step else 1, size[1] if step else 1, 0, 0)
+    run("gather_pieces", x, *steps, parts)
+    run("scatter_pieces", np.zeros_like(parts), *steps, x)
 
 
 def direct_weight(dtype: str, n: int, c: int, k: int, groups: int, side: tuple[int, int], g: dict[str, int]) -> None:
@@ -155,11 +185,14 @@ def direct_weight(dtype: str, n: int, c: int, k: int, groups: int, side: tuple[i
         run(name, x, gy, *geometry.steps, cut.samples, cut.rows, cut.columns, cut.channels, *room, out)
 
 
+PLACED = {"direct_convolution", "panel_convolution", "pointwise_weight"}
+
+
 def direct(op: str, x: tuple[int, ...], w: tuple[int, ...], **options: int) -> None:
-    """Forward and backward to the input, each kernel's arguments put at protected pages."""
+    """Forward and backward, each of these kernels' arguments put at protected pages."""
 
     def place(kernel: Kernel, arguments: tuple[Any, ...], go: Callable[[], None]) -> None:
-        if kernel.name == "direct_convolution":
+        if kernel.name in PLACED:
             run(kernel.name, *arguments)
         go()
 
@@ -167,7 +200,7 @@ def direct(op: str, x: tuple[int, ...], w: tuple[int, ...], **options: int) -> N
     with tb.backends.cpu.flags(conv_algorithm="direct"):
         for dtype in (tb.float32, tb.float64):
             a = tb.ones(*x, dtype=dtype, requires_grad=True)
-            y = getattr(tb, op)(a, tb.ones(*w, dtype=dtype), **options)
+            y = getattr(tb, op)(a, tb.ones(*w, dtype=dtype, requires_grad=True), **options)
             y.backward(tb.ones_like(y))
     launch.observers.remove(place)
 
@@ -182,6 +215,18 @@ def direct_all() -> None:
             direct("conv2d", (2, c, *side), (k, c, 2, 2), padding=9, dilation=3, stride=3)
     direct("conv2d", (1, 600, 5, 5), (9, 600, 3, 3), padding=1)
     direct("conv2d", (2, 20, 9, 9), (22, 10, 3, 3), padding=1, stride=2, groups=2)
+
+
+def panels_all() -> None:
+    """The same geometries where panels, and 1×1 filters' own gradient, are taken whatever the sizes."""
+    least = {(panels, name): 0 for name in ("LEAST", "WORK", "FULL", "MANY")} | {(_direct_weight, "MANY"): 1}
+    kept = {key: getattr(*key) for key in least}
+    for values in (least, kept):
+        for (module, name), value in values.items():
+            setattr(module, name, value)
+        _direct.planned.cache_clear()
+        if values is least:
+            direct_all()
 
 
 def depthwise(n: int, groups: int, depth: int, each: int, side: tuple[int, int], stride: int) -> None:
@@ -207,6 +252,7 @@ def kernels() -> None:
             for stride in (1, 2, 3):
                 depthwise(n, groups, depth, each, side, stride)
     direct_all()
+    panels_all()
     for dtype in ("float32", "float64"):
         # the second of two ranges of channels is a channel narrower, and fills no tile
         direct_weight(dtype, 3, 135, 3, 1, (4, 5), {"kernel": 1, "stride": 1, "padding": 0, "dilation": 1})
@@ -215,6 +261,10 @@ def kernels() -> None:
                 direct_weight(dtype, 3, c, k, groups, side, {"kernel": 1, "stride": 1, "padding": 0, "dilation": 1})
                 direct_weight(dtype, 3, c, k, groups, side, {"kernel": 3, "stride": 1, "padding": 1, "dilation": 1})
                 direct_weight(dtype, 3, c, k, groups, side, {"kernel": 2, "stride": 2, "padding": 3, "dilation": 3})
+    for side in ((1, 1), (4, 5), (3, 31), (4, 32), (5, 33), (2, 64), (3, 67), (1, 140)):
+        for count in (1, 2, 3, 4):
+            pieces(2, 3, side, count, count, 0)
+            pieces(1, 17, side, count, 1, 1)
     for c, k in ((1, 1), (3, 8), (17, 9), (16, 33)):
         for side in ((3, 3), (4, 5), (8, 16), (5, 17), (9, 70)):
             for pad in (c % 2, 5, 9):
@@ -244,6 +294,7 @@ def kernels() -> None:
             for n in (1, 3, 4, 15, 16, 17, 49, 50):
                 for k in (1, 7, 16, 17):
                     products(dtype, m, n, k)
+                chain(dtype, m, n, 17)
         for b in (1, 2, 15, 16, 17, 33):
             for r in (1, 2, 17):
                 run("sum", np.ones((2, r, b), dtype), 1.0, np.empty((2, b), dtype))

@@ -32,8 +32,10 @@ from numba.core import compiler
 from numba.core.caching import _Cache
 from numba.core.serialize import dumps
 
+from tinygrad_bn.kernels.cpu._parts import Part
+
 PACKAGE = "tinygrad_bn"
-MAGIC = b"TBNK2\n"
+MAGIC = b"TBNK3\n"
 _FOLDER = Path(__file__).parents[1]
 _KERNELS = re.escape(f"{PACKAGE}.kernels")
 _IMPORT = re.compile(rf"^[ \t]*(?:from ({_KERNELS}[\w.]*) import (\([^)]*\)|.*)|import ({_KERNELS}[\w.]*))", re.M)
@@ -254,8 +256,12 @@ def unpacked(file: bytes) -> Any:
 def restored(target_context: Any, library: Any, symbols: list[str], rest: list[Any], bitcode: bytes) -> Any:
     """Return Numba's record of a compiled function. Its symbols, which Numba would look for in the bitcode, are known
     beforehand; the bitcode is put in place when it is asked for."""
-    target_context.codegen()._engine._defined_symbols.update(symbols)
-    result = compiler.CompileResult._rebuild(target_context, library, *rest)
+    name, _, (code, _) = library
+    if code:
+        target_context.codegen()._engine._defined_symbols.update(symbols)
+        result = compiler.CompileResult._rebuild(target_context, library, *rest)
+    else:
+        result = Part.restored(target_context, name, rest)
     result.library._shared_module = None
     result.library._get_module_for_linking = partial(_linked, result.library, bitcode)
     return result

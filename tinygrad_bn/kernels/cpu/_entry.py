@@ -19,7 +19,10 @@ from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_machinery import register_pass
 from numba.core.lowering import Lower
 from numba.core.typed_passes import NativeLowering, NativeParforLowering
+from numba.parfors.parfor import Parfor
 from numba.parfors.parfor_lowering import ParforLower
+
+from tinygrad_bn.kernels.cpu._parts import loops_as_parts, without_wrappers
 
 _BYTE, _WORD = ir.IntType(8), ir.IntType(64)
 _HEAD, _ITEMS = object.__basicsize__, tuple.__basicsize__  # where an object's fields begin, and a tuple's items
@@ -100,7 +103,14 @@ class _Lower(Lower):
 
 
 class _ParforLower(_Lower, ParforLower):
-    pass
+    def lower_inst(self, inst: Any) -> None:
+        """A parallel loop becomes a function, and that function's wrapper: parts of this one."""
+        if not isinstance(inst, Parfor):
+            super().lower_inst(inst)
+            return
+        inst.flags = without_wrappers(inst.flags)
+        with loops_as_parts(self.context.codegen()):
+            super().lower_inst(inst)
 
 
 @register_pass(mutates_CFG=True, analysis_only=False)

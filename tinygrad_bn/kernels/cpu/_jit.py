@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from numba import config, njit
+from numba import config
 
 from tinygrad_bn.kernels.cpu._cache import KernelCache, generated
 from tinygrad_bn.kernels.cpu._entry import KernelCompiler
+from tinygrad_bn.kernels.cpu._parts import KernelDispatcher, PartCompiler, PartDispatcher
 
 __all__ = ["APPLY", "ENABLED", "REDUCE", "Driver", "generated", "jit", "parallel"]
 
 APPLY = {"contract"}
 REDUCE = {"contract", "reassoc", "nsz", "arcp"}
 ENABLED = not config.DISABLE_JIT
+_ALWAYS = {"nopython": True, "boundscheck": None, "error_model": "numpy", "no_cfunc_wrapper": True}
 
 
 def jit(
@@ -37,9 +39,11 @@ def jit(
     def decorate(function: Callable[..., Any]) -> Any:
         if not ENABLED:
             return function
-        options = {"fastmath": flags, "parallel": parallel, "forceinline": inline, "nogil": True}
-        compiled = njit(error_model="numpy", pipeline_class=KernelCompiler, **options)(function)
-        compiled._cache = KernelCache(function, f"{sorted(flags)} {parallel} {inline}")
+        options = {"fastmath": flags, "parallel": parallel, "forceinline": inline, "nogil": True, **_ALWAYS}
+        compiled = KernelDispatcher(function, {}, options, KernelCompiler)
+        compiled.part = PartDispatcher(function, {}, options, PartCompiler)
+        flavour = f"{sorted(flags)} {parallel} {inline}"
+        compiled._cache, compiled.part._cache = (KernelCache(function, flavour + kind) for kind in ("", " part"))
         return compiled
 
     return decorate

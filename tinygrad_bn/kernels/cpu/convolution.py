@@ -20,6 +20,7 @@ from numba import prange
 from tinygrad_bn.kernels.cpu._jit import jit, parallel
 
 GRAIN = 1 << 17
+BLOCK = 1 << 13
 
 
 @jit()
@@ -123,7 +124,9 @@ def add_bias(bias: Any, out: Any) -> None:
             into[j] += shift
 
 
-@jit()
+@parallel(work="out", grain=GRAIN)
 def accumulate(x: Any, out: Any) -> None:
-    for i in range(out.size):
-        out[i] += x[i]
+    for block in prange(-(-out.size // BLOCK)):
+        term, total = x[block * BLOCK :][:BLOCK], out[block * BLOCK :][:BLOCK]
+        for i in range(total.size):
+            total[i] += term[i]
