@@ -9,13 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
+from operator import attrgetter
 from sys import getrefcount
 from typing import Any
 
+from tinygrad_bn.core.launch import launch
+from tinygrad_bn.core.memory import Lease
 from tinygrad_bn.core.tape import Node, Part, mode
 from tinygrad_bn.core.tensor import Tensor
+from tinygrad_bn.core.watch import go_watched, watchers
 from tinygrad_bn.errors import GradientError, ShapeError, expected
 
+_position = attrgetter("sequence")
 _add: Callable[[Tensor, Tensor], Tensor]
 _clone: Callable[[Tensor], Tensor]
 _ones_like: Callable[[Tensor], Tensor]
@@ -49,7 +54,11 @@ class _Run:
         waiting: dict[Node, Any] = self.leaves if node.is_leaf else self.pending
         before = waiting.get(node)
         if before is not None:
-            waiting[node] = _add(before, gradient)
+            # the table, this name and getrefcount's argument
+            if getrefcount(before) <= 3 and _ours(before) and _alike(before, gradient):
+                launch(before.device.kernels.accumulate, gradient.array.reshape(-1), before.array.reshape(-1))
+            else:
+                waiting[node] = _add(before, gradient)
             return
         waiting[node] = gradient
         if waiting is self.pending:
@@ -134,6 +143,25 @@ class _Run:
                 self.found[node] = gradient if node.hooks is None else _run_hooks(node, gradient)
 
 
+def _ours(gradient: Tensor) -> bool:
+    """Whether a gradient that nobody else holds is the only one to look at its memory, which came from the pool."""
+    array = gradient.array  # which counts as well
+    lease = array.base
+    return (
+        type(lease) is Lease
+        and getrefcount(lease) <= 3
+        and getrefcount(array) <= 3
+        and gradient.storage is None
+        and gradient.node is None
+        and not mode.grad
+    )
+
+
+def _alike(a: Tensor, b: Tensor) -> bool:
+    """Whether the elements of two gradients lie in the same order."""
+    return a.contiguous_array and b.contiguous_array and a.array.shape == b.array.shape and a.dtype is b.dtype
+
+
 def _run_hooks(node: Node, gradient: Tensor) -> Tensor:
     for hook in list(node.hooks or ()):
         replaced = hook(gradient)
@@ -154,7 +182,10 @@ def _go(op: str, run: _Run, outputs: Sequence[Tensor], gradients: Sequence[Tenso
     before, mode.grad = mode.grad, create_graph
     try:
         _start(op, run, outputs, gradients)
-        run.go()
+        if watchers:
+            go_watched(run, _run_hooks)
+        else:
+            run.go()
     finally:
         mode.grad = before
 
@@ -250,7 +281,7 @@ def _needed(roots: list[Node], targets: set[Node]) -> set[Node]:
             seen.add(node)
             stack.extend(n for n in node.inputs if n is not None)
     needed: set[Node] = set()
-    for node in sorted(seen, key=lambda n: n.sequence):
-        if node in targets or any(n in needed for n in node.inputs):
+    for node in sorted(seen, key=_position):
+        if node in targets or not needed.isdisjoint(node.inputs):
             needed.add(node)
     return needed
