@@ -45,31 +45,61 @@ def problem(
             plane = winograd.filter_plane(c, k) if turned else winograd.filter_plane(k, c)
             return {"w": values(k, c, 3, 3), "turned": turned, "u": blank((36, plane), f4)}
         case "winograd_convolution":
+            blocks = draw(st.sampled_from([(1, 1), (1, 1), (2, 2), (1, 2), (3, 1)]))
             return {
                 "x": values(n, c, *size),
                 **prologue,
-                "u": values(36, winograd.filter_plane(k, c)),
+                "u": values(36, winograd.filter_plane(k, c * blocks[0] * blocks[1])),
                 "bias": values(k if draw(st.booleans()) else 0),
                 "top": before[0],
                 "left": before[1],
+                "blocks_h": blocks[0],
+                "blocks_w": blocks[1],
                 "tiles": tiles,
                 "held": held,
-                "work": blank((shares, winograd.block_work(c, held, tiles)), f4),
+                "work": blank((shares, winograd.block_work(c * blocks[0] * blocks[1], held, tiles)), f4),
                 "y": blank((n, k, *out), f4),
                 "parts": blank(
                     (k, -(-n * down * across // tiles), 3) if draw(st.booleans()) else (0, 0, 3), np.float64
                 ),
             }
-        case "winograd_gradient":
-            return {
+        case "winograd_gradient" | "winograd_points":
+            high, wide = draw(st.integers(1, 3)), draw(st.integers(1, 4))
+            arguments = {
                 "x": values(n, c, *size),
                 **prologue,
                 "gy": values(n, k, *out),
                 "top": before[0],
                 "left": before[1],
-                "tiles": tiles,
-                "work": blank((shares, winograd.gradient_work(k, c, tiles)), f4),
-                "u": blank((parts, 36, winograd.gradient_plane(k, c)), f4),
+                "high": high,
+                "wide": wide,
+            }
+            if name == "winograd_gradient":
+                tiles = draw(st.integers(high * wide, 3 * high * wide))
+                return arguments | {
+                    "tiles": tiles,
+                    "work": blank((shares, winograd.gradient_work(k, c, high, wide, tiles)), f4),
+                    "u": blank((parts, 36, winograd.gradient_plane(k, c)), f4),
+                }
+            first = draw(st.integers(0, n * -(-down // high) * -(-across // wide) - 1))
+            last = draw(st.integers(first + 1, n * -(-down // high) * -(-across // wide)))
+            grid = (down, across, high, wide)
+            tiles = winograd.tiles_before(last, grid) - winograd.tiles_before(first, grid)
+            return arguments | {
+                "first": first,
+                "last": last,
+                "work": blank((shares, winograd.unit_work(high, wide)), f4),
+                "v": blank((36, winograd.points_plane(c, tiles)), f4),
+                "m": blank((36, winograd.points_plane(k, tiles)), f4),
+            }
+        case "winograd_products":
+            few = draw(st.integers(1, 5))
+            return {
+                "m": values(36, winograd.points_plane(k, few)),
+                "v": values(36, winograd.points_plane(c, few)),
+                "tiles": few,
+                "more": draw(st.booleans()),
+                "u": values(1, 36, winograd.gradient_plane(k, c)),
             }
         case _:
             return {"u": values(parts, 36, winograd.gradient_plane(k, c)), "gw": blank((k, c, 3, 3), f4)}
@@ -79,6 +109,8 @@ KERNELS = (
     "winograd_filters",
     "winograd_convolution",
     "winograd_gradient",
+    "winograd_points",
+    "winograd_products",
     "winograd_filter_gradient",
 )
 MAKERS.update(dict.fromkeys(KERNELS, (transformed, 1e-6)))
@@ -93,12 +125,15 @@ def _largest(before: Arguments) -> dict[str, Array]:
 
     x = _largest_input(before) if "x" in before else 0.0
     if "held" in before:
-        size = x * top("u") * before["x"].shape[1] + float(np.abs(before["bias"]).max(initial=0))
-    elif "gy" in before:
+        inputs = before["x"].shape[1] * before["blocks_h"] * before["blocks_w"]
+        size = x * top("u") * inputs + float(np.abs(before["bias"]).max(initial=0))
+    elif "u" in before and "gy" in before:
         size = x * top("gy") * before["gy"].size / before["gy"].shape[1]
+    elif "v" in before:
+        size = x + top("gy") if "gy" in before else top("m") * top("v") * before["tiles"] + top("u")
     else:
         size = top("w" if "w" in before else "u")
-    scales = {k: np.full(np.shape(v), 40 * size) for k, v in before.items() if k in ("u", "y", "gw", "parts")}
+    scales = {k: np.full(np.shape(v), 40 * size) for k, v in before.items() if k in ("u", "y", "v", "m", "gw", "parts")}
     if "parts" in scales:
         scales["parts"] *= (0, 1, 40 * size * 16 * before["tiles"])  # the count is exact; M2 goes with the square
     return scales
@@ -141,13 +176,15 @@ def _large() -> dict[str, Any]:
         "winograd_convolution": lambda: {
             "x": f(5, 9, 33, 41),
             **dict(zip(("statistics", "weight", "shift", "act"), (f(4, 9), f(9), f(9), 1), strict=True)),
-            "u": f(36, winograd.filter_plane(13, 9)),
+            "u": f(36, winograd.filter_plane(13, 18)),
             "bias": f(13),
             "top": 1,
             "left": 1,
+            "blocks_h": 1,
+            "blocks_w": 2,
             "tiles": 48,
             "held": 8,
-            "work": blank((4, winograd.block_work(9, 8, 48)), f4),
+            "work": blank((4, winograd.block_work(18, 8, 48)), f4),
             "y": blank((5, 13, 33, 41), f4),
             "parts": blank((13, 11, 3), np.float64),
         },
@@ -157,9 +194,32 @@ def _large() -> dict[str, Any]:
             "gy": f(5, 9, 33, 41),
             "top": 1,
             "left": 1,
+            "high": 4,
+            "wide": 6,
             "tiles": 32,
-            "work": blank((2, winograd.gradient_work(9, 33, 32)), f4),
+            "work": blank((2, winograd.gradient_work(9, 33, 4, 6, 32)), f4),
             "u": blank((4, 36, winograd.gradient_plane(9, 33)), f4),
+        },
+        "winograd_points": lambda: {
+            "x": f(5, 33, 33, 41),
+            **dict(zip(("statistics", "weight", "shift", "act"), (f(4, 33), f(33), f(0), 0), strict=True)),
+            "gy": f(5, 9, 33, 41),
+            "top": 1,
+            "left": 1,
+            "high": 4,
+            "wide": 6,
+            "first": 1,
+            "last": 12,
+            "work": blank((3, winograd.unit_work(4, 6)), f4),
+            "v": blank((36, winograd.points_plane(33, 174)), f4),
+            "m": blank((36, winograd.points_plane(9, 174)), f4),
+        },
+        "winograd_products": lambda: {
+            "m": f(36, winograd.points_plane(40, 150)),
+            "v": f(36, winograd.points_plane(33, 150)),
+            "tiles": 150,
+            "more": True,
+            "u": f(1, 36, winograd.gradient_plane(40, 33)),
         },
         "winograd_filter_gradient": lambda: {
             "u": f(2, 36, winograd.gradient_plane(40, 33)),

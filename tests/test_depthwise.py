@@ -85,7 +85,9 @@ def problems(draw: st.DrawFn) -> tuple[list[Array], dict[str, Any]]:
 def test_any_geometry_agrees_with_the_columns(drawn: tuple[list[Array], dict[str, Any]]) -> None:
     arrays, options = drawn
     names = launched(lambda: three(*arrays, options, "cpu"))
-    assert {"depthwise", "depthwise_input", "depthwise_weight"} <= names
+    lanes = {"depthwise", "depthwise_input", "depthwise_weight"}, {"depthwise_rows", "depthwise_rows_back"}
+    mixed = {"depthwise_rows", "depthwise_input", "depthwise_weight"}  # several outputs a channel
+    assert any(kernels <= names for kernels in (*lanes, mixed))
     assert not names & {"im2col", "col2im"}
     tolerance = 1e-6 if arrays[0].dtype == np.float32 else 1e-14
     exact = three(*(a.astype(np.float64) for a in arrays), options, "ref")
@@ -140,6 +142,41 @@ def test_accuracy_and_bits_for_any_number_of_threads(
     for other in found[1:]:
         for a, b in zip(found[0], other, strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_results_that_go_past_the_caches_are_the_same(stride: int) -> None:
+    """A batch too large for them, against its samples one by one."""
+    options = {"padding": 1, "stride": stride}
+    arrays, options = problem(np.random.default_rng(0), 68, 32, 1, 1, (64, 64), (3, 3), "float32", **options)
+    x, w, b, gy = arrays
+    assert x.nbytes > _depthwise.LARGE
+    y, gx, gw, _ = three(*arrays, options, "cpu")
+    single = [three(x[n : n + 1], w, b, gy[n : n + 1], options, "cpu") for n in range(len(x))]
+    np.testing.assert_array_equal(y, np.concatenate([s[0] for s in single]))
+    np.testing.assert_array_equal(gx, np.concatenate([s[1] for s in single]))
+    np.testing.assert_allclose(gw, sum(s[2].astype(np.float64) for s in single), rtol=1e-4, atol=1e-2)
+
+
+def test_both_gradients_come_of_one_pass_and_can_be_differentiated() -> None:
+    """Against the two kernels that a gradient by itself takes; second derivatives are those of the two operations."""
+    arrays, options = problem(np.random.default_rng(0), 3, 5, 1, 1, (7, 9), (3, 3), "float64", padding=1)
+    x, w = (tb.tensor(a, requires_grad=True) for a in arrays[:2])
+    y = F.conv2d(x, w, None, **options)
+    gy = tb.tensor(arrays[3], requires_grad=True)
+    names = launched(lambda: tb.autograd.grad(y, (x, w), gy, retain_graph=True))
+    assert names & {"depthwise_rows_back", "depthwise_input", "depthwise_weight"} == {"depthwise_rows_back"}
+    gx, gw = tb.autograd.grad(y, (x, w), gy, create_graph=True)
+    (alone,) = tb.autograd.grad(y, x, gy, retain_graph=True)
+    np.testing.assert_allclose(gx.detach().numpy(), alone.numpy(), rtol=1e-12, atol=1e-12)
+    (alone,) = tb.autograd.grad(y, w, gy, retain_graph=True)
+    np.testing.assert_allclose(gw.detach().numpy(), alone.numpy(), rtol=1e-12, atol=1e-12)
+    u, v = tb.tensor(arrays[0][::-1].copy()), tb.tensor(arrays[1][::-1].copy())
+    found = tb.autograd.grad((gx * u).sum() + (gw * v).sum(), (x, w, gy))
+    # ⟨gx, u⟩ = ⟨gy, w ⋆ u⟩ and ⟨gw, v⟩ = ⟨gy, v ⋆ x⟩
+    composed = (F.conv2d(u, w, None, **options) * gy).sum() + (F.conv2d(x, v, None, **options) * gy).sum()
+    for ours, wanted in zip(found, tb.autograd.grad(composed, (x, w, gy)), strict=True):
+        np.testing.assert_allclose(ours.numpy(), wanted.numpy(), rtol=1e-10, atol=1e-10)
 
 
 def test_values_that_are_not_finite_reach_their_windows_and_no_other_channel() -> None:

@@ -280,3 +280,24 @@ def test_a_padding_layer_wants_as_many_numbers_as_it_has_ends() -> None:
     message = r"^ReflectionPad2d: 'padding' must be an int or 4 of them\. Got \(1, 2\)\.$"
     with pytest.raises(errors.ArgumentError, match=message):
         nn.ReflectionPad2d((1, 2))
+
+
+@pytest.mark.parametrize(
+    ("kind", "kernel", "stride", "padding"), [("max", 3, 2, 1), ("max", 2, 2, 0), ("avg", 3, 1, 1), ("max", 3, 3, 0)]
+)
+@pytest.mark.parametrize("width", [96, 100])
+def test_gradients_that_go_past_the_caches_are_the_same(
+    kind: str, kernel: int, stride: int, padding: int, width: int
+) -> None:
+    """Of a batch too large for them, against its samples one by one."""
+    x = np.random.default_rng(0).standard_normal((9, 8, 640, width)).astype(np.float32)
+    assert x.nbytes > 1 << 24
+    pool = getattr(F, f"{kind}_pool2d")
+
+    def gradient(part: Any) -> Any:
+        leaf = tb.tensor(part, requires_grad=True)
+        y = pool(leaf, kernel, stride, padding)
+        y.backward(y.detach())
+        return leaf.grad.numpy()  # type: ignore[union-attr]
+
+    np.testing.assert_array_equal(gradient(x), np.concatenate([gradient(x[n : n + 1]) for n in range(len(x))]))

@@ -101,6 +101,17 @@ def test_accuracy_for_normal_data(channels: int) -> None:
     assert errors[2] < 4e-6
 
 
+def test_sums_of_many_channels_are_formed_stretch_by_stretch(monkeypatch: pytest.MonkeyPatch) -> None:
+    arrays = problem(np.random.default_rng(0), 3, 96, 100, 21, 33, (1, 1))
+    monkeypatch.setattr(_winograd, "ROOM", 1 << 18)
+    found: list[np.ndarray] = []
+    names = launched(lambda: found.extend(three(*arrays, 1, "cpu")))
+    assert {"winograd_points", "winograd_products"} <= names
+    assert "winograd_gradient" not in names
+    exact = three(*(a.astype(np.float64) for a in arrays), 1, "cpu")[2]
+    assert np.abs(found[2] - exact).max() < 4e-6 * np.abs(exact).max()
+
+
 def test_a_large_offset_costs_what_it_costs_a_direct_sum() -> None:
     """Errors are relative to the inputs' size, in either algorithm: of pictures with an offset of 1,000, to 1,000."""
     rng = np.random.default_rng(0)
@@ -111,8 +122,10 @@ def test_a_large_offset_costs_what_it_costs_a_direct_sum() -> None:
     assert np.abs(got - exact).max() < 4e-7 * 4 * np.abs(exact).max()
 
 
-def test_bits_for_1_and_2_threads() -> None:
-    arrays = problem(np.random.default_rng(0), 3, 17, 19, 21, 33, (1, 1))
+@pytest.mark.parametrize("channels", [(17, 19), (96, 100)])
+def test_bits_for_1_and_2_threads(channels: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_winograd, "ROOM", 1 << 18)
+    arrays = problem(np.random.default_rng(0), 3, *channels, 21, 33, (1, 1))
     found = []
     before = tb.get_num_threads()
     try:

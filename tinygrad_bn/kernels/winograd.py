@@ -18,6 +18,8 @@ P, Q = 0.75, 1.5  # the points are 0, ±P, ±Q and infinity
 POINTS = 36
 HEIGHT = 8  # outputs whose transformed filters lie side by side, a panel: the rows of a micro-kernel
 LANES = 16  # of a register, at most; a block has a multiple of as many tiles
+RUN = 128  # pixels of a plane that are copied at once before they are turned, and
+ROW = RUN + LANES  # from one such copy to the next
 
 
 def padded(n: int, unit: int) -> int:
@@ -45,10 +47,41 @@ def block_work(inputs: int, held: int, tiles: int) -> int:
     return POINTS * (tiles * (inputs + held) + 2 * LANES) + line_work(tiles)
 
 
-def gradient_work(outputs: int, inputs: int, tiles: int) -> int:
+def gradient_work(outputs: int, inputs: int, high: int, wide: int, tiles: int) -> int:
     """Elements of workspace that one share of ``winograd_gradient`` needs."""
-    rows = LANES + padded(inputs, LANES) + padded(outputs, HEIGHT)
-    return POINTS * (tiles * rows + 3 * LANES) + line_work(tiles)
+    return unit_work(high, wide) + POINTS * (points_plane(inputs, tiles) + points_plane(outputs, tiles))
+
+
+def unit_of(unit: Any, grid: Any) -> Any:
+    """Sample, first row and column of tiles, rows and columns of tiles of a unit of the gradient.
+
+    ``grid``: rows and columns of tiles of a picture, and of a unit of it; those at its lower and right edge have fewer.
+    """
+    down, across, high, wide = grid
+    bands = -(-across // wide)
+    each = -(-down // high) * bands
+    n = unit // each
+    inside = unit - n * each
+    ty = inside // bands * high
+    tx = inside % bands * wide
+    return n, ty, tx, min(high, down - ty), min(wide, across - tx)
+
+
+def tiles_before(unit: Any, grid: Any) -> Any:
+    """The number of tiles of all units before this one."""
+    n, ty, tx, rows, _ = unit_of(unit, grid)
+    return (n * grid[0] + ty) * grid[1] + tx * rows
+
+
+def unit_work(high: int, wide: int) -> int:
+    """Elements of workspace to transform a unit of the gradient, ``high`` rows of ``wide`` tiles: for pixels that are
+    turned, a row of zeros, six lines and the strip."""
+    return (ROW + (4 * high + 9) * (4 * wide + 2) + LANES) * LANES
+
+
+def points_plane(channels: int, tiles: int) -> int:
+    """Elements of one point of transformed tiles of the gradient: (groups of LANES, tiles, LANES) and the padding."""
+    return (-(-channels // LANES) * tiles + 1) * LANES
 
 
 def constants(real: Any) -> tuple[Any, ...]:

@@ -2,7 +2,8 @@
 
     im2col      products of matrices and columns that lie in memory: any geometry, any device
     direct      sums over taps, no columns (``_direct``, ``_direct_weight``; ``_depthwise`` for groups of few channels)
-    winograd    3×3 of stride 1 in float32 (``_winograd``)
+    winograd    3×3 of stride 1 in float32 (``_winograd``), and what becomes one in pieces (``_winograd_pieces``):
+                larger filters, dilation, some strides
 
 "auto" takes Winograd's where it pays, else the direct one. What is asked for by name is taken where it can do the
 geometry; "winograd" falls back on the direct one. Other devices than the CPU have im2col alone.
@@ -13,7 +14,7 @@ from __future__ import annotations
 from tinygrad_bn.core.device import Device
 from tinygrad_bn.core.dtype import DType
 from tinygrad_bn.errors import ArgumentError, wrong
-from tinygrad_bn.ops import _depthwise, _winograd
+from tinygrad_bn.ops import _depthwise, _winograd, _winograd_pieces
 from tinygrad_bn.ops._geometry import Geometry
 
 CONV_ALGORITHMS = ("auto", "direct", "winograd", "im2col")
@@ -40,8 +41,9 @@ def get_conv_algorithm() -> str:
     return _asked
 
 
-def algorithm(inputs: int, outputs: int, g: Geometry, dtype: DType, device: Device) -> str:
-    """Return "winograd", "depthwise", "direct" or "im2col" for a convolution from so many channels to so many."""
+def algorithm(inputs: int, outputs: int, g: Geometry, dtype: DType, device: Device, of_filters: bool = False) -> str:
+    """Return "winograd", "pieces", "depthwise", "direct" or "im2col" for a convolution from so many channels to so
+    many, or, ``of_filters``, for its filters' gradient; "pieces" is Winograd's, of arrays that are taken apart."""
     asked = _asked
     if device.type != "cpu" or asked == "im2col":
         return "im2col"
@@ -49,4 +51,8 @@ def algorithm(inputs: int, outputs: int, g: Geometry, dtype: DType, device: Devi
         return "winograd"
     if asked == "auto" and _winograd.pays(inputs, outputs, g, dtype, device):
         return "winograd"
+    if asked == "winograd" and _winograd_pieces.fits(g, dtype, device):
+        return "pieces"
+    if asked == "auto" and _winograd_pieces.pays(inputs, outputs, g, dtype, device, of_filters):
+        return "pieces"
     return "depthwise" if _depthwise.pays(inputs, outputs, g, device) else "direct"

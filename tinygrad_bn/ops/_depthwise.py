@@ -1,5 +1,5 @@
 """Convolutions in groups of few channels on the CPU, depthwise ones above all: direct sums, and when they pay; see
-``kernels/cpu/depthwise.py``."""
+``kernels/cpu/depthwise_rows.py`` for the usual ones and ``kernels/cpu/depthwise.py`` for all others."""
 
 from __future__ import annotations
 
@@ -16,12 +16,37 @@ from tinygrad_bn.ops._geometry import Geometry
 
 MOST = 4  # channels of a group, in and out, up to which sums by the channel beat products of matrices
 PARTS = 16  # of the work on the gradient of the weights, from which the pool is used well
+LARGE = 1 << 25  # bytes: more than the caches hold
+LINE, WIDE = 64, 1 << 14  # bytes of a line of the caches; elements of the largest plane that is put together
+TOGETHER = 16  # channels of a sample that follow each other in one task: long runs of memory, sums in the first cache
 
 
 def pays(inputs: int, outputs: int, g: Geometry, device: Device) -> bool:
     """Whether a convolution of this geometry is computed directly, group by group; the same seen from either side."""
     few = g.groups in (inputs, outputs) or max(inputs, outputs) <= MOST * g.groups
     return few and g.groups > 1 and device.type == "cpu"
+
+
+def by_rows(w: Array, g: Geometry) -> bool:
+    """Whether rows in the lanes do (``kernels/cpu/depthwise_rows.py``), which need no transposition."""
+    few = g.kernel == (3, 3) and g.stride in ((1, 1), (2, 2)) and g.dilation == (1, 1)
+    return few and w.shape[1] == 1
+
+
+def _stage(out: Array, touched: int, dtype: DType, device: Device) -> Array:
+    """Where each thread puts a plane together that is then written past the caches: in passes that touch more bytes
+    than those hold.
+
+    Planes are whole lines of them, or every plane would have the lines at its ends written twice, and slowly.
+    """
+    length = out.shape[2] * out.shape[3]
+    wanted = touched + out.nbytes > LARGE and length <= WIDE and length * dtype.itemsize % LINE == 0
+    return device.empty((max(1, pool.threads), length if wanted else 0), dtype)
+
+
+def both(inputs: int, outputs: int, w: Array, g: Geometry) -> bool:
+    """Whether the gradients of input and weights are computed together."""
+    return inputs == outputs and by_rows(w, g)
 
 
 def _columns(g: Geometry) -> int:
@@ -50,6 +75,10 @@ def _pages(size: int, dtype: DType, device: Device) -> Array:
 
 def forward(x: Array, w: Array, bias: Array, out: Array, g: Geometry, dtype: DType, device: Device) -> None:
     """out = w ⋆ x + bias."""
+    if by_rows(w, g):
+        steps = (g.stride[0], *g.before, TOGETHER)
+        launch(device.kernels.depthwise_rows, x, w, bias, *steps, _stage(out, x.nbytes, dtype, device), out)
+        return
     each, taps = w.shape[0] // g.groups, w[0].size
     band, held = _band(g, w.shape[1])
     pixels = w.shape[1] * held * _columns(g) + each * (taps + 1) + band * g.output[1]
@@ -80,3 +109,12 @@ def backward_weight(gy: Array, x: Array, out: Array, g: Geometry, dtype: DType, 
     parts = max(1, min(PARTS // blocks, x.shape[0] * g.groups // (LANES * blocks)))
     partial = _pages(parts * blocks * LANES * (out.size // g.groups), dtype, device)
     launch(device.kernels.depthwise_weight, gy, x, *g.steps, band, parts, table, partial, work, out)
+
+
+def backward(gy: Array, x: Array, w: Array, gx: Array, gw: Array, g: Geometry, dtype: DType, device: Device) -> None:
+    """Both gradients, where ``both`` says so."""
+    parts = max(1, min(PARTS // -(-g.groups // TOGETHER), x.shape[0]))
+    partial = _pages(parts * gw.size * LANES, dtype, device)
+    steps = (g.stride[0], *g.before, TOGETHER)
+    work = _stage(gx, gy.nbytes + x.nbytes, dtype, device)
+    launch(device.kernels.depthwise_rows_back, gy, x, w, *steps, parts, partial, work, gx, gw)

@@ -1,19 +1,21 @@
-"""Direct convolution and its gradient with respect to the input, for any geometry; see ``kernels/direct.py``."""
+"""Direct convolution and its gradient with respect to the input, for any geometry, by strips or by panels; see
+``kernels/direct.py`` and ``kernels/panels.py``."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 
 from tinygrad_bn.core.device import Device
-from tinygrad_bn.core.dtype import DType
+from tinygrad_bn.core.dtype import DType, int64
 from tinygrad_bn.core.launch import launch, pool
 from tinygrad_bn.core.tensor import Array
+from tinygrad_bn.kernels import panels
 from tinygrad_bn.kernels.direct import Plan, plan, taps_of_gradient, taps_of_windows
 from tinygrad_bn.ops._geometry import Geometry
 
 
 @lru_cache(maxsize=1024)
-def planned(turned: bool, g: Geometry, samples: int, channels: int, rows: int, itemsize: int) -> Plan:
+def planned(turned: bool, g: Geometry, samples: int, channels: int, rows: int, itemsize: int) -> Plan | panels.Plan:
     """How a convolution, or its gradient, is cut, from so many channels of a group to so many rows."""
     one = (1, 1)
     if turned:
@@ -23,6 +25,8 @@ def planned(turned: bool, g: Geometry, samples: int, channels: int, rows: int, i
         size, stride, spread = g.output, g.stride, one
         taps = taps_of_windows(g.kernel, g.before, g.dilation)
     grid = (1, g.length) if g.pointwise else (-(-size[0] // spread[0]), -(-size[1] // spread[1]))
+    if panels.pays(taps, g.stride != one, samples, channels, rows, grid, itemsize):
+        return panels.plan(taps, spread[0] * spread[1], channels, rows, g.groups)
     return plan(taps, stride, spread, (samples, channels), rows, g.groups, grid, itemsize, g.pointwise)
 
 
@@ -44,7 +48,12 @@ def _convolve(
     found = planned(turned, g, n, c // g.groups, r // g.groups, dtype.itemsize)
     if g.pointwise:
         x, out = x.reshape(n, c, 1, -1), out.reshape(n, r, 1, -1)
-    shares = max(1, pool.threads)  # each strip is computed by itself: how they are shared changes no bit
+    shares = max(1, pool.threads)  # each strip or panel is computed by itself: how they are shared changes no bit
     work = device.empty((shares, found.work), dtype)
-    kernel = device.kernels.direct_convolution
-    launch(kernel, x, w, bias, turned, *steps, found.taps, found.lines, found.cut, work, out)
+    if isinstance(found, Plan):
+        kernel = device.kernels.direct_convolution
+        launch(kernel, x, w, bias, turned, *steps, found.taps, found.lines, found.cut, work, out)
+        return
+    filters, places = device.empty((found.filters,), dtype), device.empty((shares, found.places), int64)
+    kernel = device.kernels.panel_convolution
+    launch(kernel, x, w, bias, turned, *steps, found.taps, found.offsets, panels.SHARES, filters, places, work, out)

@@ -14,6 +14,7 @@ from tinygrad_bn.kernels import direct_weight as sizes
 from tinygrad_bn.ops._geometry import Geometry
 
 PIXELS, MANY_PIXELS = 256, 1024  # of a block, registers along the outputs and along the pixels
+MANY, IN_PLACE = 64, 256  # channels in and out from which 1×1 filters have a kernel of their own; pixels of its blocks
 FEW, LONG = 16, 1000  # outputs, and taps of a group, that count as few; pixels that count as many
 STRIP = 1 << 17  # elements of a strip, which shares the second-level cache with a block
 WIDE, NARROW = 256, 64  # taps of a range, at most and at least: so many products pay for laying out a block once more
@@ -95,9 +96,47 @@ def workspace(cut: Plan, shares: int, outputs: int, g: Geometry, dtype: DType, d
     )
 
 
+@lru_cache(maxsize=4096)
+def pointwise_plan(batch: int, depth: int, outputs: int, g: Geometry) -> tuple[bool, tuple[int, ...], int]:
+    """Of 1×1 filters: whether registers lie along x; samples, rows and columns of a block, registers of a range;
+    parts."""
+    turned = g.stride == (1, 1) and depth <= outputs
+    columns = _even(g.output[1], IN_PLACE)
+    rows = _even(g.output[0], max(1, IN_PLACE // columns))
+    whole = (rows, columns) == g.output
+    samples = _even(batch, max(1, IN_PLACE // g.length)) if whole else 1
+    blocks = -(-batch // samples) * -(-g.output[0] // rows) * -(-g.output[1] // columns)
+    operands = batch * (depth * g.input[0] * g.input[1] + outputs * g.length)
+    parts = max(1, min(blocks, max(operands // SHARE, SMALL) // (depth * outputs)))
+    registers = -(-(depth if turned else outputs) // sizes.LANES)
+    ranges = min(-(-TASKS // (g.groups * parts)), registers)
+    parts = _shared_evenly(-(-TASKS // (g.groups * ranges)), parts)
+    return turned, (samples, rows, columns, -(-registers // ranges)), parts
+
+
+def _pointwise(gy: Array, x: Array, out: Array, g: Geometry, dtype: DType, device: Device) -> None:
+    depth, outputs = out.shape[1], out.shape[0] // g.groups
+    if g.pointwise:
+        x, gy = (a.reshape(*a.shape[:2], 1, -1) for a in (x, gy))
+        g = g._replace(input=(1, g.length), output=(1, g.length))
+    turned, cut, parts = pointwise_plan(x.shape[0], depth, outputs, g)
+    wide, long = (outputs, depth) if turned else (depth, outputs)
+    held, pitch = (-(-n // unit) * unit for n, unit in ((wide, sizes.LEAST), (long, sizes.LANES)))
+    shares = max(1, pool.threads)
+    launch(
+        device.kernels.pointwise_weight, x, gy, *g.stride, turned, *cut,
+        device.empty((shares, sizes.places(wide)), int64),
+        device.empty((shares, sizes.block_work(cut[0] * cut[1] * cut[2])), dtype),
+        device.empty((parts, g.groups, held, pitch), dtype), out,
+    )  # fmt: skip
+
+
 def backward_weight(gy: Array, x: Array, out: Array, g: Geometry, dtype: DType, device: Device) -> None:
     """out = the gradient of w in w ⋆ x."""
     depth, outputs = out.shape[1], out.shape[0] // g.groups
+    if g.taps == 1 and g.before == (0, 0) and min(depth, outputs) >= MANY:
+        _pointwise(gy, x, out, g, dtype, device)
+        return
     pixels = along_pixels(depth, outputs, g)
     cut = plan(x.shape[0], depth, outputs, g, pixels)
     # each part is summed by itself: how they are shared among threads changes no bit

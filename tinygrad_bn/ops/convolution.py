@@ -19,7 +19,7 @@ from tinygrad_bn.core.launch import launch
 from tinygrad_bn.core.registry import operation
 from tinygrad_bn.core.tape import Gradients, Node, record
 from tinygrad_bn.core.tensor import Array, Tensor
-from tinygrad_bn.ops import _depthwise, _direct, _direct_weight, _winograd, sums
+from tinygrad_bn.ops import _depthwise, _direct, _direct_weight, _winograd, _winograd_pieces, sums
 from tinygrad_bn.ops._algorithm import algorithm
 from tinygrad_bn.ops._common import plain
 from tinygrad_bn.ops._geometry import Geometry
@@ -41,6 +41,9 @@ class Convolution(Node):
         (geometry,) = self.constants
         nodes = self.inputs
         gy = contiguous(gy)
+        if nodes[0] is not None and nodes[1] is not None and _shared(gy, x, weight, geometry):
+            both = _both_gradients(gy, x, weight, geometry)
+            return both if len(nodes) == 2 else (*both, _bias_gradient(nodes[2], gy))
         gx = None if nodes[0] is None else convolution_input(gy, weight, None, geometry)
         gweight = None if nodes[1] is None else convolution_weight(gy, x, geometry)
         return (gx, gweight) if len(nodes) == 2 else (gx, gweight, _bias_gradient(nodes[2], gy))
@@ -152,6 +155,21 @@ def convolution_weight(gy: Tensor, x: Tensor, geometry: Geometry) -> Tensor:
     return _record(ConvolutionWeight, out, gy, x, None, geometry)
 
 
+def _shared(gy: Tensor, x: Tensor, weight: Tensor, g: Geometry) -> bool:
+    """Whether one pass over gy computes the gradients of x and weight."""
+    inputs, outputs = x.array.shape[1], gy.array.shape[1]
+    if not (_depthwise.both(inputs, outputs, weight.array, g) and gy.array.size and x.array.size):
+        return False
+    return algorithm(inputs, outputs, g, gy.dtype, gy.device) == "depthwise"
+
+
+def _both_gradients(gy: Tensor, x: Tensor, weight: Tensor, g: Geometry) -> tuple[Tensor, Tensor]:
+    """What ``convolution_input`` and ``convolution_weight`` return, and record, in one pass."""
+    gx, gw = gy.device.empty(x.array.shape, gy.dtype), gy.device.empty(weight.array.shape, gy.dtype)
+    _depthwise.backward(plain(gy), plain(x), plain(weight), gx, gw, g, gy.dtype, gy.device)
+    return _record(ConvolutionInput, gx, gy, weight, None, g), _record(ConvolutionWeight, gw, gy, x, None, g)
+
+
 # --------------------------------------------------------------------------------------------- the three, on arrays
 
 
@@ -173,6 +191,8 @@ def _forward(x: Array, w: Array, bias: Array, out: Array, g: Geometry, dtype: DT
     match algorithm(x.shape[1], out.shape[1], g, dtype, device):
         case "winograd":
             _winograd.forward(x, w, bias, out, g, device)
+        case "pieces":
+            _winograd_pieces.forward(x, w, bias, out, g, device)
         case "depthwise":
             _depthwise.forward(x, w, bias, out, g, dtype, device)
         case "direct":
@@ -225,6 +245,8 @@ def _backward_input(gy: Array, w: Array, bias: Array, out: Array, g: Geometry, d
         return
     elif how == "winograd":
         _winograd.backward_input(gy, w, out, g, device)
+    elif how == "pieces":
+        _winograd_pieces.backward_input(gy, w, out, g, device)
     elif how == "depthwise":
         _depthwise.backward_input(gy, w, out, g, dtype, device)
     else:
@@ -251,9 +273,11 @@ def _backward_weight(gy: Array, x: Array, out: Array, g: Geometry, dtype: DType,
     if not (gy.size and x.size):
         launch(device.kernels.fill, 0, out)
         return
-    match algorithm(x.shape[1], gy.shape[1], g, dtype, device):
+    match algorithm(x.shape[1], gy.shape[1], g, dtype, device, of_filters=True):
         case "winograd":
             _winograd.backward_weight(gy, x, out, g, device)
+        case "pieces":
+            _winograd_pieces.backward_weight(gy, x, out, g, device)
         case "depthwise":
             _depthwise.backward_weight(gy, x, out, g, dtype, device)
         case "direct":

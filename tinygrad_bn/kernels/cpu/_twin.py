@@ -42,6 +42,35 @@ def load_first(a: Any, i: int, n: int) -> Any:
     return out
 
 
+def load_between(a: Any, i: int, m: int, n: int) -> Any:
+    out = np.zeros(lanes(a), a.dtype)
+    m, n = max(m, 0), min(n, out.size)
+    if n > m:  # no lane asked for, none read
+        out[m:n] = _stretch(a, i + m, n - m)
+    return out
+
+
+def fma_between(x: Any, y: Any, z: Any, m: int, n: int) -> Any:
+    lane = np.arange(z.size)
+    return np.where((lane >= m) & (lane < n), x * y + z, z)
+
+
+def load_halves(a: Any, i: int, j: int, m: int, n: int) -> Any:
+    half = lanes(a) // 2
+    return np.concatenate([load_between(a, k, m, min(n, half))[:half] for k in (i, j)])
+
+
+def store_halves(a: Any, i: int, j: int, v: Any, m: int, n: int) -> None:
+    half = lanes(a) // 2
+    store_between(a, i, v, m, min(n, half))
+    store_between(a, j, v[half:], m, min(n, half))
+
+
+def fma_halves(x: Any, y: Any, z: Any, m: int, n: int) -> Any:
+    lane = np.arange(z.size) % (z.size // 2)
+    return np.where((lane >= m) & (lane < n), x * y + z, z)
+
+
 def load_every(a: Any, i: int, k: int, n: int) -> Any:
     return _stretch(a, i, n * lanes(a))[k::n].copy()
 

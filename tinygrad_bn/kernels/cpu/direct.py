@@ -130,9 +130,14 @@ def spread_row(
     """
     size = lanes(out)
     if step == 2:
+        n = min(2 * columns, count)
         for j in range(0, columns, size):
-            store_every2(kept, pairs, load(kept, at + j), load(kept, at + phase + j))
-            move(kept, pairs, out, to + 2 * j, min(2 * size, min(2 * columns, count) - 2 * j), added)
+            v, w = load(kept, at + j), load(kept, at + phase + j)
+            if not added and n - 2 * j >= 2 * size:
+                store_every2(out, to + 2 * j, v, w)
+            else:
+                store_every2(kept, pairs, v, w)
+                move(kept, pairs, out, to + 2 * j, min(2 * size, n - 2 * j), added)
         return
     for b in range(step):
         for j in range(min(columns, (count - b + step - 1) // step)):

@@ -106,8 +106,8 @@ def lay_places(channels: Any, step: Any, kh: Any, down: Any, kw: Any, across: An
 
 @jit()
 def add_products(
-    own: Any, places: Any, taps: Any, extent: Any, steps: Any, pg: Any, registers: Any, c: Any, pc: Any, pitch: Any,
-    added: Any,
+    x: Any, px: Any, places: Any, taps: Any, extent: Any, steps: Any, g: Any, pg: Any, registers: Any, c: Any, pc: Any,
+    pitch: Any, added: Any,
 ) -> None:  # fmt: skip
     """The products of a block of gradients with all taps, tile by tile; added to what is there if ``added``."""
     (samples, rows, columns), (over, down, across) = extent, steps
@@ -116,19 +116,19 @@ def add_products(
         at = pc + t * pitch
         if taps - t > LEAST:
             if registers == 1:
-                whole_1(own, 0, places, t, samples, over, rows, down, columns, across, own, pg, c, at, pitch, added)
+                whole_1(x, px, places, t, samples, over, rows, down, columns, across, g, pg, c, at, pitch, added)
             elif registers == 2:
-                whole_2(own, 0, places, t, samples, over, rows, down, columns, across, own, pg, c, at, pitch, added)
+                whole_2(x, px, places, t, samples, over, rows, down, columns, across, g, pg, c, at, pitch, added)
             else:
-                whole_3(own, 0, places, t, samples, over, rows, down, columns, across, own, pg, c, at, pitch, added)
+                whole_3(x, px, places, t, samples, over, rows, down, columns, across, g, pg, c, at, pitch, added)
             t += TAPS
         else:
             if registers == 1:
-                least_1(own, 0, places, t, samples, over, rows, down, columns, across, own, pg, c, at, pitch, added)
+                least_1(x, px, places, t, samples, over, rows, down, columns, across, g, pg, c, at, pitch, added)
             elif registers == 2:
-                least_2(own, 0, places, t, samples, over, rows, down, columns, across, own, pg, c, at, pitch, added)
+                least_2(x, px, places, t, samples, over, rows, down, columns, across, g, pg, c, at, pitch, added)
             else:
-                least_3(own, 0, places, t, samples, over, rows, down, columns, across, own, pg, c, at, pitch, added)
+                least_3(x, px, places, t, samples, over, rows, down, columns, across, g, pg, c, at, pitch, added)
             t += LEAST
 
 
@@ -154,7 +154,7 @@ def add_block(
                     at = (((n0 + n) * shape[1] + o0 + o) * shape[2] + i0 + run) * shape[3] + j0
                     to = block + ((n * runs + run) * length * registers + k) * size
                     lay_gradients(gy, at, shape[2] * shape[3], outputs - o, length, own, to, registers * size, square)
-        add_products(own, places, taps, extent, steps, block, registers, c, pc + first * size, pitch, added)
+        add_products(own, 0, places, taps, extent, steps, own, block, registers, c, pc + first * size, pitch, added)
 
 
 @jit()

@@ -1,5 +1,10 @@
 """Moves between registers and memory that reorder: elements that lie a stride apart.
 
+    load_between(a, i, m, n)                  lanes m … n - 1 from where each belongs, zeros in the others
+    fma_between(x, y, z, m, n)                x · y + z in lanes m … n - 1, z in the others
+    load_halves(a, i, j, m, n)                as load_between, the upper half of the lanes from j on; m, n hold for both
+    store_halves(a, i, j, v, m, n)            and back
+    fma_halves(x, y, z, m, n)                 as fma_between, m and n holding for both halves
     load_every(a, i, k, n)                    the lanes of a[i + k], a[i + k + n], a[i + k + 2 n], …
     store_every2(a, i, v, w)                  lane n of the two side by side at i + 2 n
     store_every4(a, i, v, w, x, y)            lane n of the four side by side at i + 4 n
@@ -23,6 +28,77 @@ from tinygrad_bn.kernels.cpu._jit import ENABLED
 from tinygrad_bn.kernels.cpu.vector import I32, I64, VECTORS, VectorType, align_of, data_of
 
 if ENABLED:
+
+    def _between(builder: Any, kind: VectorType, m: Any, n: Any) -> Any:
+        return builder.and_(kind.mask(builder, n), builder.not_(kind.mask(builder, m)))
+
+    def _between_in_halves(builder: Any, kind: VectorType, m: Any, n: Any) -> list[Any]:
+        """The lower lanes from m to n, and the upper ones."""
+        half, every, out = kind.count // 2, _between(builder, kind, m, n), []
+        for order in ([*range(half), *[kind.count] * half], [*[kind.count] * half, *range(half)]):
+            places = ir.Constant(ir.VectorType(I32, kind.count), order)
+            out.append(builder.shuffle_vector(every, ir.Constant(every.type, None), places))
+        return out
+
+    def _halves(builder: Any, kind: VectorType, data: Any, i: Any, j: Any) -> list[Any]:
+        """Where a register would begin whose lower half lies at i, and one whose upper half lies at j."""
+        half = ir.Constant(I64, kind.count // 2)
+        return [_place(builder, data, i, kind), _place(builder, data, builder.sub(j, half), kind)]
+
+    @intrinsic
+    def load_between(typing: Any, a: Any, i: Any, m: Any, n: Any) -> Any:
+        kind = VECTORS[a.dtype]
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            pointer = _place(builder, data_of(context, builder, signature.args[0], args[0]), args[1], kind)
+            zero = ir.Constant(kind.value, [0.0] * kind.count)
+            return kind.masked_load(builder, pointer, _between(builder, kind, args[2], args[3]), zero)
+
+        return kind(a, types.int64, types.int64, types.int64), generate
+
+    @intrinsic
+    def load_halves(typing: Any, a: Any, i: Any, j: Any, m: Any, n: Any) -> Any:
+        kind = VECTORS[a.dtype]
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            data = data_of(context, builder, signature.args[0], args[0])
+            out = ir.Constant(kind.value, [0.0] * kind.count)
+            masks = _between_in_halves(builder, kind, *args[3:])
+            for pointer, mask in zip(_halves(builder, kind, data, *args[1:3]), masks):
+                out = kind.masked_load(builder, pointer, mask, out)
+            return out
+
+        return kind(a, types.int64, types.int64, types.int64, types.int64), generate
+
+    @intrinsic
+    def store_halves(typing: Any, a: Any, i: Any, j: Any, v: Any, m: Any, n: Any) -> Any:
+        kind = VECTORS[a.dtype]
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            data = data_of(context, builder, signature.args[0], args[0])
+            masks = _between_in_halves(builder, kind, *args[4:])
+            for pointer, mask in zip(_halves(builder, kind, data, *args[1:3]), masks):
+                kind.masked_store(builder, args[3], pointer, mask)
+            return context.get_dummy_value()
+
+        return types.void(a, types.int64, types.int64, kind, types.int64, types.int64), generate
+
+    @intrinsic
+    def fma_between(typing: Any, x: Any, y: Any, z: Any, m: Any, n: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            found = x.call(builder, "llvm.fmuladd", list(args[:3]))
+            return builder.select(_between(builder, x, args[3], args[4]), found, args[2])
+
+        return x(x, x, x, types.int64, types.int64), generate
+
+    @intrinsic
+    def fma_halves(typing: Any, x: Any, y: Any, z: Any, m: Any, n: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            found = x.call(builder, "llvm.fmuladd", list(args[:3]))
+            wanted = builder.or_(*_between_in_halves(builder, x, args[3], args[4]))
+            return builder.select(wanted, found, args[2])
+
+        return x(x, x, x, types.int64, types.int64), generate
 
     @intrinsic(prefer_literal=True)
     def load_every(typing: Any, a: Any, i: Any, k: Any, n: Any) -> Any:
@@ -193,11 +269,16 @@ if ENABLED:
 
 else:
     from tinygrad_bn.kernels.cpu._twin import (  # noqa: F401
+        fma_between,
+        fma_halves,
+        load_between,
         load_every,
+        load_halves,
         spread,
         spread_first,
         store_every2,
         store_every4,
+        store_halves,
         transpose,
         transpose_first,
     )

@@ -10,19 +10,47 @@ from math import gcd
 from typing import Any
 
 from tinygrad_bn.kernels.cpu._jit import jit
+from tinygrad_bn.kernels.cpu.bn_rows import LARGE
 from tinygrad_bn.kernels.cpu.choices import load_whole, load_whole_first, where_equal, zip_high, zip_low
 from tinygrad_bn.kernels.cpu.simd import lanes, load, load_first, prefetch, splat, store, store_first, zeros
+from tinygrad_bn.kernels.cpu.streams import misaligned, stream
 
 AHEAD = 1024  # elements that are asked for ahead of their use
 
 
+@jit(inline=True)
+def put(out: Any, i: Any, v: Any, past: Any) -> None:
+    """Write a register of results: past the caches, or to them."""
+    if past:
+        stream(out, i, v)
+    else:
+        prefetch(out, i + AHEAD)
+        store(out, i, v)
+
+
 @jit()
-def progression(t: Any, k: Any, s: Any, d: Any) -> Any:
-    """The elements i < k of windows that are at place t: the first, its window, and how many there are."""
+def passes(out: Any) -> Any:
+    """Whether results go past the caches: LARGE ones of which every register lies at a multiple of its size."""
+    return out.nbytes > LARGE and out.shape[2] % lanes(out) == 0 and misaligned(out) == 0
+
+
+@jit()
+def progression(t: Any, k: Any, s: Any, d: Any, step: Any) -> Any:
+    """The elements i < k of windows that are at place t, ``step`` apart: the first, its window, how many there are."""
     for i in range(min(k, s)):
         if (t - i * d) % s == 0:
-            return i, (t - i * d) // s, (k - 1 - i) // (s // gcd(s, d)) + 1
+            return i, (t - i * d) // s, (k - 1 - i) // step + 1
     return 0, 0, 0
+
+
+@jit()
+def progressions(g: Any) -> Any:
+    """What is the same in all planes: by how much elements grow and windows fall, along the rows and along the columns;
+    the progressions of the first columns of two phases."""
+    common_h, common_w = gcd(g.sh, g.dh), gcd(g.sw, g.dw)
+    step = g.sw // common_w
+    even, odd = progression(g.pw, g.kw, g.sw, g.dw, step), progression(g.pw + 1, g.kw, g.sw, g.dw, step)
+    return (g.sh // common_h, g.dh // common_h), (step, g.dw // common_w), even, odd
 
 
 @jit()
@@ -83,16 +111,15 @@ def gathered(
 @jit(inline=True)
 def gather_next(
     work: Any, at: Any, line: Any, lines: Any, codes: Any, rows: Any, row_fall: Any, many: Any, fall: Any, tap: Any,
-    row_tap: Any, unit: Any, every: Any, out: Any, o: Any, down: Any, width: Any,
+    row_tap: Any, unit: Any, every: Any, past: Any, out: Any, o: Any, down: Any, width: Any,
 ) -> None:  # fmt: skip
     """Rows under windows of stride 1."""
     size = lanes(work)
     for _ in range(lines):
         for w in range(0, width, size):
             v = gathered(work, at + w, codes, rows, row_fall, many, fall, tap, row_tap, unit, every)
-            prefetch(out, o + w + AHEAD)
             if width - w >= size:
-                store(out, o + w, v)
+                put(out, o + w, v, past)
             else:
                 store_first(out, o + w, v, width - w)
         at += line
@@ -102,7 +129,8 @@ def gather_next(
 @jit(inline=True)
 def gather_every2(
     work: Any, at0: Any, at1: Any, line: Any, lines: Any, codes: Any, rows: Any, row_fall: Any, n0: Any, n1: Any,
-    fall: Any, tap0: Any, tap1: Any, row_tap: Any, column_tap: Any, every: Any, out: Any, o: Any, down: Any, width: Any,
+    fall: Any, tap0: Any, tap1: Any, row_tap: Any, column_tap: Any, every: Any, past: Any, out: Any, o: Any, down: Any,
+    width: Any,
 ) -> None:  # fmt: skip
     """Rows under windows of stride 2: even columns, held by n0 windows, and odd ones, held by n1."""
     size = lanes(work)
@@ -111,13 +139,13 @@ def gather_every2(
             u, n = w // 2, width - w
             v0 = gathered(work, at0 + u, codes, rows, row_fall, n0, fall, tap0, row_tap, column_tap, every)
             v1 = gathered(work, at1 + u, codes, rows, row_fall, n1, fall, tap1, row_tap, column_tap, every)
-            prefetch(out, o + w + AHEAD)
-            prefetch(out, o + w + size + AHEAD)
-            if n >= 2 * size:
-                store(out, o + w, zip_low(v0, v1))
-                store(out, o + w + size, zip_high(v0, v1))
+            if n >= size:
+                put(out, o + w, zip_low(v0, v1), past)
             else:
                 store_first(out, o + w, zip_low(v0, v1), n)
+            if n >= 2 * size:
+                put(out, o + w + size, zip_high(v0, v1), past)
+            else:
                 store_first(out, o + w + size, zip_high(v0, v1), n - size)
         at0 += line
         at1 += line
@@ -127,14 +155,13 @@ def gather_every2(
 @jit(inline=True)
 def gather_phases(
     work: Any, at: Any, line: Any, lines: Any, codes: Any, spare: Any, rows: Any, row_fall: Any, tap: Any, row_tap: Any,
-    g: Any, unit: Any, every: Any, out: Any, o: Any, down: Any,
+    g: Any, step: Any, fall: Any, unit: Any, every: Any, out: Any, o: Any, down: Any,
 ) -> None:  # fmt: skip
     """Rows under windows of any stride, phase by phase."""
-    size = lanes(work)
-    fall, column_tap = g.dw // gcd(g.sw, g.dw), type(unit)(g.sw // gcd(g.sw, g.dw))
+    size, column_tap = lanes(work), type(unit)(step)
     for _ in range(lines):
         for q in range(g.sw):
-            j, window, many = progression(q, g.kw, g.sw, g.dw)
+            j, window, many = progression(q, g.kw, g.sw, g.dw, step)
             tap_j = tap + type(unit)(j)
             for u in range(max(0, -((q - g.pw) // g.sw)), (g.width - 1 + g.pw - q) // g.sw + 1, size):
                 start = at + u + window
@@ -150,62 +177,65 @@ def gather_phases(
 @jit(inline=True)
 def gather_rows(
     work: Any, at: Any, line: Any, lines: Any, codes: Any, spare: Any, rows: Any, row_fall: Any, tap: Any, row_tap: Any,
-    g: Any, unit: Any, every: Any, out: Any, o: Any,
+    g: Any, along: Any, unit: Any, every: Any, past: Any, out: Any, o: Any,
 ) -> None:  # fmt: skip
     """Rows of gradients, sh apart, each reached by ``rows`` rows of windows; window 0 of the last of those is at
     work[at], one line further for the next row. The usual windows are unrolled."""
-    down = g.sh * g.width
+    down, fall = g.sh * g.width, along[1][1]
     if g.sw == 1:
-        at, fall = at + g.pw, g.dw
+        at += g.pw
         if rows == 3 and g.kw == 3:
             gather_next(
-                work, at, line, lines, codes, 3, row_fall, 3, fall, tap, row_tap, unit, every, out, o, down, g.width
-            )
+                work, at, line, lines, codes, 3, row_fall, 3, fall, tap, row_tap, unit, every, past, out, o,
+                down, g.width,
+            )  # fmt: skip
         else:
             gather_next(
-                work, at, line, lines, codes, rows, row_fall, g.kw, fall, tap, row_tap, unit, every, out, o, down,
+                work, at, line, lines, codes, rows, row_fall, g.kw, fall, tap, row_tap, unit, every, past, out, o, down,
                 g.width,
             )  # fmt: skip
     elif g.sw == 2:
-        fall, step = g.dw // gcd(2, g.dw), type(unit)(2 // gcd(2, g.dw))
-        j0, u0, n0 = progression(g.pw, g.kw, 2, g.dw)
-        j1, u1, n1 = progression(g.pw + 1, g.kw, 2, g.dw)
+        step, (j0, u0, n0), (j1, u1, n1) = type(unit)(along[1][0]), along[2], along[3]
         at0, at1, tap0, tap1, n = at + u0, at + u1, tap + type(unit)(j0), tap + type(unit)(j1), g.width
         if rows == 1 and n0 == 1 and n1 == 1:
             gather_every2(
-                work, at0, at1, line, lines, codes, 1, row_fall, 1, 1, fall, tap0, tap1, row_tap, step, every, out, o,
-                down, n,
+                work, at0, at1, line, lines, codes, 1, row_fall, 1, 1, fall, tap0, tap1, row_tap, step, every, past,
+                out, o, down, n,
             )  # fmt: skip
         elif rows == 1 and n0 == 1 and n1 == 2:
             gather_every2(
-                work, at0, at1, line, lines, codes, 1, row_fall, 1, 2, fall, tap0, tap1, row_tap, step, every, out, o,
-                down, n,
+                work, at0, at1, line, lines, codes, 1, row_fall, 1, 2, fall, tap0, tap1, row_tap, step, every, past,
+                out, o, down, n,
             )  # fmt: skip
         elif rows == 2 and n0 == 1 and n1 == 2:
             gather_every2(
-                work, at0, at1, line, lines, codes, 2, row_fall, 1, 2, fall, tap0, tap1, row_tap, step, every, out, o,
-                down, n,
+                work, at0, at1, line, lines, codes, 2, row_fall, 1, 2, fall, tap0, tap1, row_tap, step, every, past,
+                out, o, down, n,
             )  # fmt: skip
         else:
             gather_every2(
                 work, at0, at1, line, lines, codes, rows, row_fall, n0, n1, fall, tap0, tap1, row_tap, step, every,
-                out, o, down, n,
+                past, out, o, down, n,
             )  # fmt: skip
     else:
-        gather_phases(work, at, line, lines, codes, spare, rows, row_fall, tap, row_tap, g, unit, every, out, o, down)
+        gather_phases(
+            work, at, line, lines, codes, spare, rows, row_fall, tap, row_tap, g, along[1][0], fall, unit, every, out,
+            o, down,
+        )  # fmt: skip
 
 
 @jit(inline=True)
 def gather_band(
-    work: Any, shift: Any, top: Any, line: Any, codes: Any, spare: Any, g: Any, h0: Any, h1: Any, unit: Any,
-    every: Any, out: Any, plane: Any,
+    work: Any, shift: Any, top: Any, line: Any, codes: Any, spare: Any, g: Any, along: Any, h0: Any, h1: Any,
+    unit: Any, every: Any, past: Any, out: Any, plane: Any,
 ) -> None:  # fmt: skip
     """The rows h0 ≤ h < h1 of gx: for each remainder of h + ph by sh those that all rows of their windows reach
-    together, those at the plane's edges one by one. Row ``top`` of the results is at work[shift]."""
-    step, fall = g.sh // gcd(g.sh, g.dh), g.dh // gcd(g.sh, g.dh)
+    together, those at the plane's edges one by one. Row ``top`` of the results is at work[shift]; ``along``: the
+    geometry's ``progressions``."""
+    step, fall = along[0]
     row_fall, row_tap = fall * line, type(unit)(step * g.kw)
     for start in range(h0, min(h1, h0 + g.sh)):
-        i, r, many = progression(start + g.ph, g.kh, g.sh, g.dh)
+        i, r, many = progression(start + g.ph, g.kh, g.sh, g.dh, step)
         h = start
         while h < h1:
             lines, element, window, rows = 1, i, r, many
@@ -219,7 +249,7 @@ def gather_band(
                 lines = min(g.rows - window, (h1 - 1 - h) // g.sh + 1)
             gather_rows(
                 work, (window - top) * line + shift, line, lines, codes, spare, rows, row_fall,
-                type(unit)(element * g.kw), row_tap, g, unit, every, out, plane + h * g.width,
+                type(unit)(element * g.kw), row_tap, g, along, unit, every, past, out, plane + h * g.width,
             )  # fmt: skip
             h += lines * g.sh
             r += lines

@@ -19,7 +19,8 @@ from numba import prange
 from tinygrad_bn.kernels import windows
 from tinygrad_bn.kernels.cpu._jit import jit, parallel
 from tinygrad_bn.kernels.cpu.simd import pointer_to
-from tinygrad_bn.kernels.cpu.window_back import gather_band, lay_codes, lay_shares
+from tinygrad_bn.kernels.cpu.streams import settle
+from tinygrad_bn.kernels.cpu.window_back import gather_band, lay_codes, lay_shares, passes, progressions
 from tinygrad_bn.kernels.cpu.window_rows import inner_maxima, lay_rows, line_size, means, outer_maxima, phases
 from tinygrad_bn.kernels.windows import BAND, Geometry
 
@@ -108,8 +109,9 @@ def max_pool(
 
 @jit()
 def spread_maxima(
-    gy: Any, code: Any, result: Any, g: Any, unit: Any, work: Any, line: Any, codes: Any, out: Any, plane: Any
-) -> None:
+    gy: Any, code: Any, result: Any, g: Any, along: Any, unit: Any, work: Any, line: Any, codes: Any, past: Any,
+    out: Any, plane: Any,
+) -> None:  # fmt: skip
     """gx of a plane, band by band; codes are laid out from work[codes] on."""
     shift = (g.kw - 1) * g.dw // g.sw
     for h0 in range(0, g.height, BAND * g.sh):
@@ -117,7 +119,7 @@ def spread_maxima(
         top = max(0, -(((g.kh - 1) * g.dh - h0 - g.ph) // g.sh))
         rows = min(g.rows, (h1 - 1 + g.ph) // g.sh + 1) - top
         lay_codes(gy, code, result + top * g.columns, rows, g.columns, work, shift, codes, line)
-        gather_band(work, shift, top, line, codes, 2 * codes, g, h0, h1, unit, False, out, plane)
+        gather_band(work, shift, top, line, codes, 2 * codes, g, along, h0, h1, unit, False, past, out, plane)
 
 
 @parallel(work="out", grain=GRAIN)
@@ -130,15 +132,16 @@ def max_pool_backward(
     parts = work.shape[0]
     line = back_line(g)
     codes = line * back_rows(g)
-    unit = out.dtype.type(1)
+    unit, past = out.dtype.type(1), passes(out)
     for k in prange(parts):
-        part = work[k]
+        part, along = work[k], progressions(g)
         part[:] = -1  # no code, ahead of rows and behind them
         for p in range(planes * k // parts, planes * (k + 1) // parts):
             spread_maxima(
-                pointer_to(gy), pointer_to(code), p * rows * columns, g, unit, pointer_to(part), line, codes,
-                pointer_to(out), p * height * width,
+                pointer_to(gy), pointer_to(code), p * rows * columns, g, along, unit, pointer_to(part), line, codes,
+                past, pointer_to(out), p * height * width,
             )  # fmt: skip
+        settle()
 
 
 @parallel(work="index", grain=GRAIN)
@@ -200,8 +203,9 @@ def mean_pool(
 
 @jit()
 def spread_means(
-    gy: Any, result: Any, g: Any, counts: Any, unit: Any, work: Any, line: Any, spare: Any, out: Any, plane: Any
-) -> None:
+    gy: Any, result: Any, g: Any, along: Any, counts: Any, unit: Any, work: Any, line: Any, spare: Any, past: Any,
+    out: Any, plane: Any,
+) -> None:  # fmt: skip
     """gx of a plane, band by band; behind the spare line is what the columns count."""
     shift = (g.kw - 1) // g.sw
     for h0 in range(0, g.height, BAND * g.sh):
@@ -209,7 +213,7 @@ def spread_means(
         top = max(0, -((g.kh - 1 - h0 - g.ph) // g.sh))
         rows = min(g.rows, (h1 - 1 + g.ph) // g.sh + 1) - top
         lay_shares(gy, result + top * g.columns, top, rows, g.columns, counts, unit, work, spare + line, shift, line)
-        gather_band(work, shift, top, line, 0, spare, g, h0, h1, unit, True, out, plane)
+        gather_band(work, shift, top, line, 0, spare, g, along, h0, h1, unit, True, past, out, plane)
 
 
 @parallel(work="out", grain=GRAIN)
@@ -221,13 +225,14 @@ def mean_pool_backward(
     parts = work.shape[0]
     line = back_line(g)
     spare = line * back_rows(g)
-    unit = out.dtype.type(1)
+    unit, past = out.dtype.type(1), passes(out)
     for k in prange(parts):
-        part = work[k]
+        part, along = work[k], progressions(g)
         part[:] = 0
         part[spare + line : spare + line + columns.size] = columns
         for p in range(planes * k // parts, planes * (k + 1) // parts):
             spread_means(
-                pointer_to(gy), p * g.rows * g.columns, g, pointer_to(rows), unit, pointer_to(part), line, spare,
-                pointer_to(out), p * height * width,
+                pointer_to(gy), p * g.rows * g.columns, g, along, pointer_to(rows), unit, pointer_to(part), line,
+                spare, past, pointer_to(out), p * height * width,
             )  # fmt: skip
+        settle()

@@ -5,7 +5,8 @@
 for 36 points q of a tile and tiles t of 4×4 outputs. A block of tiles is transformed, multiplied and transformed back
 in the second-level cache (``winograd_block.py``): V of all channels, M of some outputs. The filters U lie in panels of
 HEIGHT outputs, in the order in which the products read them. Backward with respect to the input is the same with the
-filters turned and transposed.
+filters turned and transposed. Filters of several blocks of 3×3 see a channel as often, three elements further on each
+time: channels of V, but not of x.
 
 Inputs may be normalised on their way in, by batch statistics and an activation, so that a batch normalisation between
 two convolutions costs no trip through memory. Results go to memory with their mean and M2, block by block, for a batch
@@ -114,9 +115,10 @@ def note(part: Any, n: Any, centre: Any, s: Any, q: Any) -> Any:
 @parallel(work="y", grain=GRAIN)
 def winograd_convolution(
     x: Any, statistics: Any, weight: Any, shift: Any, act: Any, u: Any, bias: Any, top: Any, left: Any,
-    tiles: Any, held: Any, work: Any, y: Any, parts: Any,
+    blocks_h: Any, blocks_w: Any, tiles: Any, held: Any, work: Any, y: Any, parts: Any,
 ) -> None:  # fmt: skip
-    samples, inputs, height, width = x.shape
+    samples, channels, height, width = x.shape
+    inputs = blocks_h * blocks_w * channels
     _, outputs, rows, columns = y.shape
     down, across = -(-rows // 4), -(-columns // 4)
     count = samples * down * across
@@ -133,13 +135,16 @@ def winograd_convolution(
         for block in range(blocks * share // shares, blocks * (share + 1) // shares):
             first = block * tiles
             last = min(count, first + tiles)
-            own[lines - LANES : lines + 12 * step] = 0
-            for c in range(inputs):
+            for i in range(inputs):
+                piece, c = i // channels, i % channels
+                if c == 0:  # what lies in the padding is another part of the lines
+                    own[lines - LANES : lines + 12 * step] = 0
                 input_lines(
-                    pointer_to(fx), c * area, inputs * area, height, width, first, last, down, across, top, left,
+                    pointer_to(fx), c * area, channels * area, height, width, first, last, down, across,
+                    top - piece // blocks_w * 3, left - piece % blocks_w * 3,
                     norm_of(statistics, weight, shift, act, c), pointer_to(own), lines, step,
                 )  # fmt: skip
-                input_points(pointer_to(own), lines, step, tiles, pointer_to(own), c * tiles, v_point)
+                input_points(pointer_to(own), lines, step, tiles, pointer_to(own), i * tiles, v_point)
             for o0 in range(0, outputs, held):
                 panels = (min(held, outputs - o0) + HEIGHT - 1) // HEIGHT
                 for q in range(POINTS):

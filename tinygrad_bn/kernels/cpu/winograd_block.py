@@ -187,60 +187,6 @@ def input_points(lines: Any, at: Any, step: Any, tiles: Any, v: Any, to: Any, po
             put_six(v, to + 6 * i * point + g, point, input_transform(d0, d1, d2, d3, d4, d5, K))
 
 
-@jit()
-def result_lines(
-    gy: Any, plane: Any, sample: Any, rows: Any, columns: Any, first_tile: Any, last: Any, down: Any, across: Any,
-    lines: Any, at: Any, step: Any,
-) -> None:  # fmt: skip
-    """The lines A gy of a run of tiles of one output, as ``input_lines``."""
-    size = lanes(gy)
-    ahead = rows * columns
-    n, ty, tx = place_of(first_tile, down, across)
-    plane += n * sample
-    t = first_tile
-    while t < last:
-        tiles = min(across - tx, last - t)
-        to = at + 4 * (t - first_tile)
-        row = plane + 4 * ty * columns + 4 * tx
-        below = rows - 4 * ty
-        for j in range(0, min(4 * tiles, columns - 4 * tx), size):
-            rest = columns - 4 * tx - j
-            i = row + j
-            for k in range(4):
-                prefetch(gy, i + k * columns + ahead)
-            if below >= 4 and rest >= size:
-                g0, g1 = load(gy, i), load(gy, i + columns)
-                g2, g3 = load(gy, i + 2 * columns), load(gy, i + 3 * columns)
-            else:
-                g0 = load_first(gy, i, rest)
-                g1 = load_first(gy, i + columns, rest if below > 1 else 0)
-                g2 = load_first(gy, i + 2 * columns, rest if below > 2 else 0)
-                g3 = load_first(gy, i + 3 * columns, rest if below > 3 else 0)
-            o = result_transform(g0, g1, g2, g3, K)
-            if 4 * tiles - j >= size:
-                put_six(lines, to + j, step, o)
-            else:
-                put_part(lines, to + j, step, o, 0, 4 * tiles - j)
-        t += tiles
-        tx = 0
-        ty += 1
-        if ty == down:
-            ty = 0
-            plane += sample
-
-
-@jit()
-def result_points(lines: Any, at: Any, step: Any, tiles: Any, m: Any, to: Any, point: Any) -> None:
-    """The second transform of a block of gradients: 36 points of each tile, ``point`` apart."""
-    size = lanes(m)
-    for g in range(0, tiles, size):
-        for i in range(6):
-            j = at + i * step + 4 * g
-            g0, g1 = load_every(lines, j, 0, 4), load_every(lines, j, 1, 4)
-            g2, g3 = load_every(lines, j, 2, 4), load_every(lines, j, 3, 4)
-            put_six(m, to + 6 * i * point + g, point, result_transform(g0, g1, g2, g3, K))
-
-
 @jit(inline=True)
 def output_column(m: Any, p: Any, point: Any) -> Any:
     """The transform of one column of points."""

@@ -2,9 +2,13 @@
 
     gw[o, c] = Gᵀ [Σ_t (A gy[o, t] Aᵀ) ⊙ (Bᵀ x[c, t] B)] G
 
-over tiles t of 4×4 results. In the transformed domain it is a product for each of 36 points: U[o, c] = Σ_t M[o, t]
-V[t, c], with V transposed so that a register holds channels. Blocks of tiles are added up in a fixed number of parts,
-each by one thread, and the parts in their order: the same sums for any number of threads.
+over tiles t of 4×4 results. In the transformed domain it is a product for each of 36 points: U[o, c] = Σ_t M[t, o]
+V[t, c], registers along the channels, which the transforms have in their lanes too (``winograd_lanes.py``).
+
+Where U is small, blocks of tiles are transformed and multiplied in the second-level cache and added up in a fixed
+number of parts, each by one thread, and the parts in their order. Where it is large, a stretch of tiles is transformed
+to memory, and each point's products are formed at once, over all of them. Both are the same sums for any number of
+threads.
 """
 
 from __future__ import annotations
@@ -14,87 +18,189 @@ from typing import Any
 from numba import prange
 
 from tinygrad_bn.kernels import winograd
-from tinygrad_bn.kernels.cpu._jit import jit, parallel
-from tinygrad_bn.kernels.cpu.shuffles import transpose
+from tinygrad_bn.kernels.cpu._jit import generated, jit, parallel
 from tinygrad_bn.kernels.cpu.simd import lanes, load, pointer_to, store
+from tinygrad_bn.kernels.cpu.tiles import HEAD
+from tinygrad_bn.kernels.cpu.vector import WIDTH
 from tinygrad_bn.kernels.cpu.winograd import GRAIN, F
-from tinygrad_bn.kernels.cpu.winograd_block import (
-    input_lines,
-    input_points,
-    multiply,
-    norm_of,
-    result_lines,
-    result_points,
-)
+from tinygrad_bn.kernels.cpu.winograd_lanes import tiles_before, transform_units
 from tinygrad_bn.kernels.winograd import HEIGHT, LANES, POINTS
 
 filter_gradient = jit(inline=True)(winograd.filter_gradient)
+points_plane = jit(inline=True)(winograd.points_plane)
+unit_work = jit(inline=True)(winograd.unit_work)
+DEEP = 128  # tiles whose products are summed up at once: of three registers a tile, they fit the first-level cache
+PIECES = 4  # of a point's outputs
+TALL = HEIGHT if WIDTH == 64 else HEIGHT // 2  # rows of a micro-kernel, as in ``winograd_block.py``
+
+
+def panel_tile(name: str, rows: int, registers: int) -> str:
+    """Source of a micro-kernel: C[i, j] = Σ_k A[k, i] B[k, j], to C if ``more``; k goes by LANES in A and in B, of
+    which each register has its own place."""
+    cells = [(i, j) for i in range(rows) for j in range(registers)]
+    columns = range(registers)
+    lines = [
+        "@jit(inline=True)",
+        f"def {name}(a, pa, b, {', '.join(f'p{j}' for j in columns)}, c, pc, ldc, depth, more):",
+        "    width = lanes(b)",
+        *[f"    c{i}_{j} = zeros(b)" for i, j in cells],
+        f"    for k in range(0, depth * {LANES}, {LANES}):",
+        *[f"        b{j} = load(b, p{j} + k)" for j in columns],
+    ]
+    for i in range(rows):
+        lines.append(f"        x = splat(a[pa + k + {i}])")
+        lines += [f"        c{i}_{j} = fma(x, b{j}, c{i}_{j})" for j in columns]
+    lines.append("    if more:")
+    lines += [f"        c{i}_{j} = c{i}_{j} + load(c, pc + {i} * ldc + {j} * width)" for i, j in cells]
+    lines += [f"    store(c, pc + {i} * ldc + {j} * width, c{i}_{j})" for i, j in cells]
+    return "\n".join(lines) + "\n"
+
+
+SHAPES = {"rows_1": (TALL, 1), "rows_2": (TALL, 2), "rows_3": (TALL, 3), "both_1": (2 * TALL, 1)}
+_tiles = generated(
+    "winograd_panels", HEAD + "\n\n" + "\n\n".join(panel_tile(name, *shape) for name, shape in SHAPES.items())
+)
+rows_1, rows_2, rows_3, both_1 = _tiles.rows_1, _tiles.rows_2, _tiles.rows_3, _tiles.both_1
+
+
+@jit(inline=True)
+def place_of(c: Any, pitch: Any) -> Any:
+    """Where channel c lies in groups of LANES that are ``pitch`` apart."""
+    return c // LANES * pitch + c % LANES
 
 
 @jit()
-def turn(v: Any, at: Any, point: Any, tiles: Any, rows: Any, to: Any, turned_point: Any, wide: Any) -> None:
-    """Of a register's channels the first ``rows`` of V, zeros in the others' place, transposed to V[q, t, c]."""
-    size = lanes(v)
-    for q in range(POINTS):
-        p = at + q * point
-        for i in range(p + rows * tiles, p + size * tiles):
-            v[i] = 0
-        for t in range(0, tiles, size):
-            transpose(v, p + t, tiles, v, to + q * turned_point + t * wide, wide)
+def multiply(
+    a: Any, pa: Any, first: Any, last: Any, b: Any, pb: Any, pitch: Any, c: Any, pc: Any, wide: Any, depth: Any,
+    more: Any,
+) -> None:  # fmt: skip
+    """C[o, c] = Σ_t A[t, o] B[t, c] of the panels ``first`` … ``last`` - 1 of outputs and of ``wide`` channels, added
+    to what is there if ``more``; groups of A and B are ``pitch`` apart."""
+    width = lanes(b)
+    for k in range(0, depth, DEEP):
+        d = min(DEEP, depth - k)
+        a0, b0 = pa + k * LANES, pb + k * LANES
+        adds = more or k > 0
+        j = 0
+        while j < wide:
+            left = (wide - j) // width
+            registers = 2 if left == 4 else min(left, 3)  # four are two and two: one alone would wait for its own sums
+            p0 = b0 + place_of(j, pitch)
+            p1, p2 = b0 + place_of(j + width, pitch), b0 + place_of(j + 2 * width, pitch)
+            p = first
+            while p < last:
+                to = pc + p * HEIGHT * wide + j
+                x = a0 + place_of(p * HEIGHT, pitch)
+                if registers == 1 and TALL == HEIGHT and p % 2 == 0 and p + 1 < last:
+                    both_1(a, x, b, p0, c, to, wide, d, adds)
+                    p += 1
+                else:
+                    for i in range(0, HEIGHT, TALL):
+                        if registers == 3:
+                            rows_3(a, x + i, b, p0, p1, p2, c, to + i * wide, wide, d, adds)
+                        elif registers == 2:
+                            rows_2(a, x + i, b, p0, p1, c, to + i * wide, wide, d, adds)
+                        else:
+                            rows_1(a, x + i, b, p0, c, to + i * wide, wide, d, adds)
+                p += 1
+            j += registers * width
 
 
 @parallel(work="x", grain=GRAIN)
 def winograd_gradient(
-    x: Any, statistics: Any, weight: Any, shift: Any, act: Any, gy: Any, top: Any, left: Any,
+    x: Any, statistics: Any, weight: Any, shift: Any, act: Any, gy: Any, top: Any, left: Any, high: Any, wide: Any,
     tiles: Any, work: Any, u: Any,
 ) -> None:  # fmt: skip
-    samples, inputs, height, width = x.shape
-    _, outputs, rows, columns = gy.shape
-    down, across = -(-rows // 4), -(-columns // 4)
-    size = lanes(x)
-    count = samples * down * across
-    blocks = -(-count // tiles)
+    samples, inputs = x.shape[:2]
+    outputs = gy.shape[1]
+    grid = (-(-gy.shape[2] // 4), -(-gy.shape[3] // 4), high, wide)
+    units = samples * -(-grid[0] // high) * -(-grid[1] // wide)
     shares, parts = work.shape[0], u.shape[0]
-    panels, wide = -(-outputs // HEIGHT), -(-inputs // LANES) * LANES
-    step = 4 * tiles + 2 * LANES
-    v_point, t_point, m_point = size * tiles + LANES, wide * tiles + LANES, panels * HEIGHT * tiles + LANES
-    area, result_area = height * width, rows * columns
+    panels, row = -(-outputs // HEIGHT), -(-inputs // LANES) * LANES
+    at_once = max(1, tiles // (high * wide))
+    v_point, m_point = points_plane(inputs, tiles), points_plane(outputs, tiles)
+    v = unit_work(high, wide)
+    m = v + POINTS * v_point
     fx, fgy, fu = x.reshape(-1), gy.reshape(-1), u.reshape(-1)
     for share in prange(shares):
         own = work[share]
-        turned = POINTS * v_point
-        m = turned + POINTS * t_point
-        lines = m + POINTS * m_point + LANES
-        own[turned:lines] = 0  # rows and columns that only pad
+        given = (
+            pointer_to(statistics.reshape(-1)), pointer_to(weight), weight.size > 0, pointer_to(shift), shift.size > 0,
+            act, x.shape[1],
+        )  # fmt: skip
+        norm, none = (statistics.size > 0, *given), (False, *given)
         for part in range(parts * share // shares, parts * (share + 1) // shares):
-            start, stop = blocks * part // parts, blocks * (part + 1) // parts
-            u[part, :, (panels * HEIGHT * wide if start < stop else 0) :] = 0
-            for block in range(start, stop):
-                first = block * tiles
-                last = min(count, first + tiles)
-                own[lines - LANES : lines + 12 * step] = 0
-                for c0 in range(0, inputs, size):
-                    few = min(size, inputs - c0)
-                    for c in range(few):
-                        input_lines(
-                            pointer_to(fx), (c0 + c) * area, inputs * area, height, width, first, last, down, across,
-                            top, left, norm_of(statistics, weight, shift, act, c0 + c), pointer_to(own), lines, step,
-                        )  # fmt: skip
-                        input_points(pointer_to(own), lines, step, tiles, pointer_to(own), c * tiles, v_point)
-                    turn(pointer_to(own), 0, v_point, tiles, few, turned + c0, t_point, wide)
-                own[lines : lines + 6 * step] = 0
-                for o in range(outputs):
-                    result_lines(
-                        pointer_to(fgy), o * result_area, outputs * result_area, rows, columns, first, last,
-                        down, across, pointer_to(own), lines, step,
-                    )  # fmt: skip
-                    result_points(pointer_to(own), lines, step, tiles, pointer_to(own), m + o * tiles, m_point)
+            start, stop = units * part // parts, units * (part + 1) // parts
+            u[part, :, (panels * HEIGHT * row if start < stop else 0) :] = 0
+            for first in range(start, stop, at_once):
+                last = min(stop, first + at_once)
+                transform_units(
+                    pointer_to(fx), x.shape, (0, row), grid, (first, last), (top, left), True, norm,
+                    pointer_to(own), pointer_to(own), v, tiles, v_point,
+                )  # fmt: skip
+                transform_units(
+                    pointer_to(fgy), gy.shape, (0, panels * HEIGHT), grid, (first, last), (0, 0), False, none,
+                    pointer_to(own), pointer_to(own), m, tiles, m_point,
+                )  # fmt: skip
+                depth = tiles_before(last, grid) - tiles_before(first, grid)
                 for q in range(POINTS):
                     multiply(
-                        pointer_to(own), m + q * m_point, tiles, 1, HEIGHT * tiles, panels,
-                        pointer_to(own), turned + q * t_point, wide,
-                        pointer_to(fu), (part * POINTS + q) * u.shape[2], tiles, block > start,
+                        pointer_to(own), m + q * m_point, 0, panels, pointer_to(own), v + q * v_point, tiles * LANES,
+                        pointer_to(fu), (part * POINTS + q) * u.shape[2], row, depth, first > start,
                     )  # fmt: skip
+
+
+@parallel(work="x", grain=GRAIN)
+def winograd_points(
+    x: Any, statistics: Any, weight: Any, shift: Any, act: Any, gy: Any, top: Any, left: Any, high: Any, wide: Any,
+    first: Any, last: Any, work: Any, v: Any, m: Any,
+) -> None:  # fmt: skip
+    grid = (-(-gy.shape[2] // 4), -(-gy.shape[3] // 4), high, wide)
+    before = tiles_before(first, grid)
+    tiles = tiles_before(last, grid) - before
+    groups = -(-x.shape[1] // LANES)
+    each = groups + -(-gy.shape[1] // LANES)
+    shares, tasks = work.shape[0], (last - first) * each
+    fx, fgy, fv, fm = x.reshape(-1), gy.reshape(-1), v.reshape(-1), m.reshape(-1)
+    v[:, -LANES:] = 0
+    m[:, -LANES:] = 0
+    for share in prange(shares):
+        own = work[share]
+        given = (
+            pointer_to(statistics.reshape(-1)), pointer_to(weight), weight.size > 0, pointer_to(shift), shift.size > 0,
+            act, x.shape[1],
+        )  # fmt: skip
+        norm, none = (statistics.size > 0, *given), (False, *given)
+        for task in range(tasks * share // shares, tasks * (share + 1) // shares):
+            unit, group = first + task // each, task % each
+            t = (tiles_before(unit, grid) - before) * LANES
+            if group < groups:
+                c = group * LANES
+                transform_units(
+                    pointer_to(fx), x.shape, (c, c + LANES), grid, (unit, unit + 1), (top, left), True, norm,
+                    pointer_to(own), pointer_to(fv), t, tiles, v.shape[1],
+                )  # fmt: skip
+            else:
+                c = (group - groups) * LANES
+                transform_units(
+                    pointer_to(fgy), gy.shape, (c, c + LANES), grid, (unit, unit + 1), (0, 0), False, none,
+                    pointer_to(own), pointer_to(fm), t, tiles, m.shape[1],
+                )  # fmt: skip
+
+
+@parallel(work="v", grain=GRAIN)
+def winograd_products(m: Any, v: Any, tiles: Any, more: Any, u: Any) -> None:
+    row = (v.shape[1] - LANES) // tiles
+    panels = (u.shape[2] - LANES) // (HEIGHT * row)
+    fm, fv, fu = m.reshape(-1), v.reshape(-1), u.reshape(-1)
+    for task in prange(POINTS * PIECES):
+        q, piece = task // PIECES, task % PIECES
+        if piece == 0:
+            u[0, q, panels * HEIGHT * row :] = 0
+        multiply(
+            pointer_to(fm), q * m.shape[1], panels * piece // PIECES, panels * (piece + 1) // PIECES,
+            pointer_to(fv), q * v.shape[1], tiles * LANES, pointer_to(fu), q * u.shape[2], row, tiles, more,
+        )  # fmt: skip
 
 
 @jit(inline=True)

@@ -88,7 +88,7 @@ def normalised(x: Array, statistics: Array, weight: Array, shift: Array, act: in
 @spec(writes="y parts", workspace="work")
 def winograd_convolution(
     x: Array, statistics: Array, weight: Array, shift: Array, act: int, u: Array, bias: Array, top: int, left: int,
-    tiles: int, held: int, work: Array, y: Array, parts: Array,
+    blocks_h: int, blocks_w: int, tiles: int, held: int, work: Array, y: Array, parts: Array,
 ) -> None:  # fmt: skip
     """y = w ⋆ x + bias, of filters transformed by ``winograd_filters``; parts[o, b] = count, mean and M2 of block b's
     results of output o, unless it is empty.
@@ -97,15 +97,18 @@ def winograd_convolution(
     each channel, then times ``weight`` plus ``shift`` where they are not empty, then relu if
     ``act`` is 1.
 
+    The filters may be blocks of 3×3, ``blocks_h`` × ``blocks_w`` of them as so many times C inputs of u, block for
+    block: w[o, p, q, c] meets x[n, c] from row 3 p and column 3 q on.
+
     ``tiles`` are transformed at once, a multiple of LANES, and ``held`` outputs transformed back, a multiple of
     HEIGHT. ``work``: as many rows as the work is to be shared among, of ``kernels.winograd.block_work`` elements.
     """
     n, k, rows, columns = y.shape
     down, across = tiles_of(rows, columns)
-    patches = np.einsum(
-        "ir,ctrs,js->ijct", B, patches_of(normalised(x, statistics, weight, shift, act), top, left, down, across), B
-    )
-    filters = _panels(u.astype(np.float64), x.shape[1])[:, :, :k]
+    z = normalised(x, statistics, weight, shift, act)
+    seen = [patches_of(z, top - 3 * p, left - 3 * q, down, across) for p in range(blocks_h) for q in range(blocks_w)]
+    patches = np.einsum("ir,ctrs,js->ijct", B, np.concatenate(seen), B)
+    filters = _panels(u.astype(np.float64), patches.shape[2])[:, :, :k]
     m = np.einsum("ijkc,ijct->ijkt", filters, patches)
     out = np.einsum("ri,ijkt,sj->ktrs", A, m, A).reshape(k, n, down, across, 4, 4)
     whole = out.transpose(1, 0, 2, 4, 3, 5).reshape(n, k, 4 * down, 4 * across)[:, :, :rows, :columns]
