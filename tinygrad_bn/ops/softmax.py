@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from tinygrad_bn.core.dtype import as_dtype, int64
 from tinygrad_bn.core.launch import launch, launch_checked
 from tinygrad_bn.core.registry import operation
-from tinygrad_bn.core.tape import Gradients, Node, mode, nodes_of, record
+from tinygrad_bn.core.tape import Gradients, Node, nodes_of, record
 from tinygrad_bn.core.tensor import Array, Tensor
 from tinygrad_bn.errors import ArgumentError, DTypeError, ShapeError, expected, wrong
 from tinygrad_bn.ops import arithmetic, comparison, functions, indexing, movement, sums
@@ -14,6 +16,7 @@ from tinygrad_bn.ops._layout import product, split_at, with_ones
 from tinygrad_bn.ops.composite import through_composite
 
 WORK = 2048  # elements of the samples whose exponentials are taken together
+NO_WORK = {name: np.empty(0, name) for name in ("float32", "float64")}  # rows need none
 REDUCTIONS = {"mean": 0, "sum": 1, "none": 2}  # as the kernel takes them
 
 
@@ -168,39 +171,32 @@ def cross_entropy_indices(input: Tensor, target: Tensor, ignore_index: int = -10
         If a class index is out of range.
     """
     x, t = input, target
-    _check_classes(x, t)
     code = REDUCTIONS.get(reduction)
     if code is None:
         raise ArgumentError(wrong("cross_entropy", "reduction", "'mean', 'sum' or 'none'", repr(reduction)))
+    if not (isinstance(x, Tensor) and isinstance(t, Tensor) and t.dtype is int64 and t.device is x.device):
+        _explain_classes(x, t)
     scores = x.array if x.contiguous_array else plain(x)
     classes = t.array if t.contiguous_array else plain(t)
-    shape = scores.shape
-    if len(shape) == 2:
-        a, c, b = shape[0], shape[1], 1
+    device, dtype, shape, places = x.device, x.dtype, scores.shape, classes.shape
+    if not dtype.is_floating_point:
+        _explain_classes(x, t)
+    if len(shape) == 2 and places == shape[:1]:
+        (a, c), b = shape, 1
+        work = NO_WORK[dtype.name]
     else:
-        a, c, b = (1, shape[0], 1) if len(shape) == 1 else (shape[0], shape[1], product(shape[2:]))
-    device, dtype = x.device, x.dtype
-    flat = (a, b) if reduction == "none" else (1, 1)
-    out = device.empty(flat, dtype)
-    lse, scale = device.empty((a, b), dtype), device.empty((1,), dtype)
-    sample = (c + 1) * b
-    work = device.empty((sample * max(1, min(a, WORK // max(sample, 1))),), dtype)
+        a, c, b = _as_samples(x, t)
+        sample = (c + 1) * b
+        work = device.empty((sample * max(1, min(a, WORK // max(sample, 1))),), dtype)
+    flat = (1, 1) if code != 2 else (a, b)
+    out, lse, scale = device.empty(flat, dtype), device.empty((a, b), dtype), device.empty((1,), dtype)
     view = classes.reshape((a, b))
     launch_checked(
-        device,
-        "cross_entropy",
-        device.kernels.cross_entropy,
-        scores.reshape((a, c, b)),
-        view,
-        ignore_index,
-        code,
-        out,
-        lse,
-        scale,
-        work,
-    )
-    y = Tensor(out.reshape(classes.shape if reduction == "none" else ()), dtype, device)
-    if mode.grad:
+        device, "cross_entropy", device.kernels.cross_entropy,
+        scores.reshape((a, c, b)), view, ignore_index, code, out, lse, scale, work,
+    )  # fmt: skip
+    y = Tensor(out.reshape(places if code == 2 else ()), dtype, device)
+    if x.node is not None:
         nodes = nodes_of(CrossEntropy, x)
         if nodes is not None:
             saved = (x, Tensor(view, int64, device), Tensor(lse, dtype, device), Tensor(scale, dtype, device))
@@ -208,19 +204,17 @@ def cross_entropy_indices(input: Tensor, target: Tensor, ignore_index: int = -10
     return y
 
 
-def _check_classes(x: Tensor, t: Tensor) -> None:
-    """Raise for what does not fit; all is looked at once first."""
+def _as_samples(x: Tensor, t: Tensor) -> tuple[int, int, int]:
+    """The shape of the scores as (A, C, B); raises where the classes' does not fit."""
+    shape = x.array.shape
+    if not shape or t.array.shape != shape[:1] * (len(shape) > 1) + shape[2:]:
+        _explain_classes(x, t)
+    return (1, shape[0], 1) if len(shape) == 1 else (shape[0], shape[1], product(shape[2:]))
+
+
+def _explain_classes(x: Tensor, t: Tensor) -> None:
+    """Raise for what does not fit."""
     op = "cross_entropy"
-    if isinstance(x, Tensor) and isinstance(t, Tensor):
-        shape = x.array.shape
-        if (
-            len(shape) > 1
-            and t.array.shape == (shape[:1] if len(shape) == 2 else shape[:1] + shape[2:])
-            and x.dtype.is_floating_point
-            and t.dtype is int64
-            and t.device is x.device
-        ):
-            return
     is_floating(op, "input", x)
     is_tensor(op, "target", t)
     same_device(op, x, "target", t)

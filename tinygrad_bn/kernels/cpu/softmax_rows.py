@@ -16,6 +16,7 @@ import numpy as np
 from tinygrad_bn.kernels.cpu import math
 from tinygrad_bn.kernels.cpu._jit import jit
 from tinygrad_bn.kernels.cpu.choices import peak
+from tinygrad_bn.kernels.cpu.exponent import exp_below
 from tinygrad_bn.kernels.cpu.simd import (
     exp,
     first,
@@ -36,38 +37,41 @@ AHEAD = 1024  # elements that are asked for ahead of their use
 
 
 @jit(inline=True)
-def row_shift(x: Any, at: Any, n: Any) -> Any:
-    """The largest element, or 0 where that is infinite or NaN: what keeps e^(x - shift) meaningful."""
+def row_max(x: Any, at: Any, n: Any) -> Any:
+    """The largest element; a NaN may be passed over, it shows in the sum."""
     size = lanes(x)
     m = x[at]
     if n >= size:
         last = at + n - size  # the last register overlaps the one ahead of it
         top, other = load(x, last), load(x, at)
-        for i in range(at + size, last, 2 * size):
-            prefetch(x, i + AHEAD)
-            prefetch(x, i + size + AHEAD)
+        third, fourth = top, other
+        for i in range(at + size, last, 4 * size):  # four at a time: each comparison waits for the one before it
+            for k in range(4):
+                prefetch(x, i + k * size + AHEAD)
             top = largest(top, load(x, i))
             other = largest(other, load(x, min(i + size, last)))
-        m = peak(largest(top, other))
+            third = largest(third, load(x, min(i + 2 * size, last)))
+            fourth = largest(fourth, load(x, min(i + 3 * size, last)))
+        m = peak(largest(largest(top, other), largest(third, fourth)))
     else:
         for i in range(at + 1, at + n):
             m = max(m, x[i])
-    return m if abs(m) < np.inf else type(m)(0)
+    return m
 
 
 @jit()
 def softmax_row(x: Any, at: Any, n: Any, out: Any) -> None:
     size = lanes(x)
-    shift = splat(row_shift(x, at, n))
+    shift = splat(row_max(x, at, n))  # infinite: NaN, as 0 / 0 is
     added = zeros(x)
     whole, rest = at + n // size * size, n % size
     for i in range(at, whole, size):
-        e = exp(load(x, i) - shift)
+        e = exp_below(load(x, i) - shift)
         prefetch(out, i + AHEAD)
         store(out, i, e)
         added = added + e
     if rest:
-        e = exp(load_first(x, whole, rest) - shift)
+        e = exp_below(load_first(x, whole, rest) - shift)
         store_first(out, whole, e, rest)
         added = added + first(e, rest)
     s = total(added)
@@ -81,14 +85,18 @@ def softmax_row(x: Any, at: Any, n: Any, out: Any) -> None:
 @jit()
 def log_sum_exp_row(x: Any, at: Any, n: Any) -> Any:
     size = lanes(x)
-    m = row_shift(x, at, n)
-    shift = splat(m)
+    m = row_max(x, at, n)
     added = zeros(x)
     whole, rest = at + n // size * size, n % size
+    if not abs(m) < np.inf:  # NaN or infinity: as it is, m - m would be NaN
+        for i in range(at, at + n, size):
+            added = added + first(exp(load_first(x, i, at + n - i)), at + n - i)
+        return math.log(total(added))
+    shift = splat(m)
     for i in range(at, whole, size):
-        added = added + exp(load(x, i) - shift)
+        added = added + exp_below(load(x, i) - shift)
     if rest:
-        added = added + first(exp(load_first(x, whole, rest) - shift), rest)
+        added = added + first(exp_below(load_first(x, whole, rest) - shift), rest)
     return m + math.log(total(added))
 
 
@@ -129,13 +137,13 @@ def log_softmax_backward_row(gy: Any, y: Any, at: Any, n: Any, out: Any) -> None
 
 @jit()
 def scaled_softmax_row(x: Any, at: Any, n: Any, lse: Any, g: Any, out: Any) -> None:
-    """g e^(x - lse)."""
+    """g e^(x - lse), lse at least x."""
     size = lanes(x)
     shift, factor = splat(lse), splat(g)
     whole, rest = at + n // size * size, n % size
     for i in range(at, whole, size):
         prefetch(x, i + AHEAD)
         prefetch(out, i + AHEAD)
-        store(out, i, exp(load(x, i) - shift) * factor)
+        store(out, i, exp_below(load(x, i) - shift) * factor)
     if rest:
-        store_first(out, whole, exp(load_first(x, whole, rest) - shift) * factor, rest)
+        store_first(out, whole, exp_below(load_first(x, whole, rest) - shift) * factor, rest)

@@ -67,7 +67,8 @@ def cross_entropy(
     """The loss lse_ab - x[a, target_ab, b], 0 where the target is ignored; lse_ab = logsumexp.
 
     ``reduction`` is 0 for the mean over the targets that count, 1 for the sum, 2 for none: out (1, 1) or (A, B). The
-    factor of the gradient goes to scale (1,). ``work`` has room for at least one sample: (C + 1) B elements.
+    factor of the gradient goes to scale (1,). ``work`` has room for at least one sample, (C + 1) B elements, unless B
+    is 1.
     """
     counts = target != ignore_index
     bad = counts & ((target < 0) | (target >= x.shape[1]))
