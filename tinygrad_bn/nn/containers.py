@@ -14,6 +14,7 @@ from tinygrad_bn.nn.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from tinygrad_bn.nn.convolution import Conv2d
 from tinygrad_bn.nn.linear import Linear
 from tinygrad_bn.nn.module import Module
+from tinygrad_bn.nn.tree import changes
 
 
 class _Numbered(Module):
@@ -92,6 +93,11 @@ def _is_module(op: str, module: object) -> Module:
     return module
 
 
+_Step = tuple[Any, Any, str]
+"""A normalisation, the Linear or Conv2d that runs as one with it, or None, and the name of an activation; or None and
+a module that is called, "ahead" where it could run as one with a normalisation."""
+
+
 class Sequential(_Numbered):
     """Modules that are run one after the other.
 
@@ -111,6 +117,9 @@ class Sequential(_Numbered):
     (3, 8)
     """
 
+    _steps: list[_Step] | None = None  # how it was run last
+    _steps_after: object = None  # the last change of any module when that was found out
+
     def __init__(self, *args: Any) -> None:
         super().__init__()
         if len(args) == 1 and isinstance(args[0], Mapping):
@@ -123,31 +132,37 @@ class Sequential(_Numbered):
     def _of(self, items: list[tuple[str, Module]]) -> Self:
         return type(self)(OrderedDict(items))  # names are kept, and with them the keys of the state dict
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("_steps", "_steps_after")}
+
     def forward(self, input: Any) -> Any:
         """Return what the last module makes of what the one before it makes, and so on."""
-        layer: Any = None  # a Linear or Conv2d that waits for the normalisation behind it
-        norm: Any = None  # a normalisation that waits for the activation behind it
-        for module in self._modules.values():
-            kind = type(module)
-            own = not untouched(module)
-            if norm is not None:
-                activation = None if own else FUSED.get(kind)
-                input = _normalised(norm, layer, input, activation or "none")
-                layer = norm = None
-                if activation is not None:
-                    continue
-            if not own and kind in NORMS and module.activation == "none":
-                norm = module
-                continue
-            if layer is not None:
-                input, layer = layer.forward(input), None
-            if not own and kind in AHEAD:
-                layer = module
-            else:
-                input = module(input)
-        if norm is not None:
-            return _normalised(norm, layer, input, "none")
-        return input if layer is None else layer.forward(input)
+        steps = self._steps
+        if steps is None or self._steps_after is not changes.last:
+            last = changes.last
+            steps = _steps(self._modules.values())
+            self.__dict__.update(_steps=steps, _steps_after=last)
+        for norm, layer, activation in steps:
+            input = layer(input) if norm is None else _normalised(norm, layer, input, activation)
+        return input
+
+
+def _steps(modules: Iterable[Module]) -> list[_Step]:
+    """How a sequence is run: what runs as one is one step."""
+    steps: list[_Step] = []
+    for module in modules:
+        kind = type(module)
+        norm, layer, activation = steps[-1] if steps else (None, None, "")
+        if not untouched(module):
+            steps.append((None, module, "called"))
+        elif kind in FUSED and norm is not None and activation == "none":
+            steps[-1] = (norm, layer, FUSED[kind])
+        elif kind in NORMS and module.activation == "none":
+            ahead = steps.pop()[1] if activation == "ahead" else None
+            steps.append((module, ahead, "none"))
+        else:
+            steps.append((None, module, "ahead" if kind in AHEAD else "called"))
+    return steps
 
 
 def _normalised(norm: Any, layer: Any, input: Any, activation: str) -> Any:

@@ -19,6 +19,23 @@ if TYPE_CHECKING:
 _REGISTRIES = ("_parameters", "_buffers", "_modules")
 
 
+class _Changes:
+    """``last`` is another object after every change of any module's attributes or hooks: who remembers what he found
+    out about modules keeps it, and looks again where it is no longer the same."""
+
+    __slots__ = ("last",)
+
+    def __init__(self) -> None:
+        self.note()
+
+    def note(self) -> None:
+        """Note that something has changed."""
+        self.last = object()
+
+
+changes = _Changes()
+
+
 class Tree:
     """The part of ``Module`` that holds parameters, buffers and other modules."""
 
@@ -43,6 +60,7 @@ class Tree:
                     self._replace(registry, name, value)
                     return
             object.__setattr__(self, name, value)
+            changes.note()
 
     def _enter(self, registry: str, name: str, value: Any) -> None:
         """Put a value under a name into a registry and the instance, and take it out of the other registries."""
@@ -57,6 +75,7 @@ class Tree:
                 own[other].pop(name, None)
         own[registry][name] = value
         own[name] = value
+        changes.note()
 
     def _replace(self, registry: str, name: str, value: Any) -> None:
         """Put a plain value under a registered name: None, or another tensor under a buffer's."""
@@ -66,6 +85,7 @@ class Tree:
             raise DTypeError(wrong(type(self).__name__, name, f"{want} or None", type(value).__name__, hint))
         self.__dict__[registry][name] = value
         self.__dict__[name] = value
+        changes.note()
 
     def __delattr__(self, name: str) -> None:
         own = self.__dict__
@@ -73,6 +93,7 @@ class Tree:
             own.get(registry, {}).pop(name, None)
         own.get("_transient", set()).discard(name)
         object.__delattr__(self, name)
+        changes.note()
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
