@@ -25,10 +25,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NoReturn
 
 from tinygrad_bn import ops
-from tinygrad_bn.core.tape import Gradients, MultiNode, Node, Part, mode, no_grad, nodes_of
+from tinygrad_bn.core.tape import Gradients, MultiNode, Node, mode, no_grad, nodes_of
 from tinygrad_bn.core.tensor import Tensor
 from tinygrad_bn.errors import DeviceError, DTypeError, GradientError, GraphFreedError, ShapeError, expected, wrong
 from tinygrad_bn.ops._operands import fit
+from tinygrad_bn.ops._parts import Whole
 
 __all__ = ["Function", "FunctionCtx", "once_differentiable"]
 
@@ -94,11 +95,10 @@ class FunctionCtx:
         self._materialize = bool(value)
 
 
-class _Custom(MultiNode):
+class _Custom(Whole):
     """A call of a Function: its number of outputs, the class, the context, and what its tensors are like."""
 
-    __slots__ = ("parts",)
-    parts: dict[Any, Any]  # saved outputs' numbers by the identity of their twins, and weak references to parts
+    __slots__ = ()
 
     def backward_all(self, *gradients: Tensor | None) -> Gradients:
         _, kind, ctx, outputs, inputs = self.constants
@@ -113,24 +113,7 @@ class _Custom(MultiNode):
     def restored(self, places: tuple[int | None, ...]) -> tuple[Tensor | None, ...]:
         """The saved tensors in their places; outputs are joined to this node where the pass is recorded."""
         saved = self.unpack()
-        return tuple(None if at is None else self._joined(saved[at]) for at in places)
-
-    def _joined(self, t: Tensor) -> Tensor:
-        index = self.parts.get(id(t))
-        if index is None or not mode.grad:
-            return t
-        joined = t.alias()
-        joined.node = self._part(index)
-        return joined
-
-    def _part(self, index: int) -> Part:
-        """The one part of an output: gradients that come to two would not be added."""
-        known = self.parts.get(("part", index))
-        part: Part | None = None if known is None else known()
-        if part is None:
-            part = Part(self, index)
-            self.parts["part", index] = weakref.ref(part)
-        return part
+        return tuple(None if at is None else self.joined(saved[at]) for at in places)
 
 
 def _like(t: object) -> tuple[Any, ...] | None:
@@ -265,7 +248,7 @@ def _recorded(
     node.parts = {id(saved[i]): index for i, index in at.items()}
     for i, t in enumerate(differentiable):
         if t is not None:
-            t.node = node._part(i)
+            t.node = node.part(i)
     ctx._to_save, ctx._places, ctx._node = (), places, weakref.ref(node)
     return tuple(fresh) if several else fresh[0]
 

@@ -88,22 +88,40 @@ def _run_rows(kernel: Kernel, x: Tensor, y: Tensor, dtype: DType) -> Tensor:
 
 def run_elementwise(op: str, kernel: Kernel, operands: tuple[Tensor, ...], dtype: DType) -> Tensor:
     """Launch an elementwise kernel on operands of any number, shapes and strides; return the result."""
+    views, flat, outs = arranged(op, operands, dtype, 1)
+    if views:
+        launch(kernel, *views, *flat)
+    return outs[0]
+
+
+def arranged(
+    op: str, operands: tuple[Tensor, ...], dtype: DType, count: int
+) -> tuple[list[Array], list[Array], list[Tensor]]:
+    """Bring operands of any shapes and strides into one of the two forms, and allocate results.
+
+    Returns
+    -------
+    views : list of array
+        The operands as a kernel takes them; none where there is nothing to compute.
+    flat : list of array
+        The results as a kernel takes them.
+    outs : list of Tensor
+        The results, ``count`` of them.
+    """
     device = operands[0].device
     shape, grouped, out_grouped = _plan(op, tuple([x.array.shape for x in operands]))
     if 0 in shape:
-        return Tensor(device.empty(shape, dtype), dtype, device)
+        return [], [], [Tensor(device.empty(shape, dtype), dtype, device) for _ in range(count)]
     order = _common_order(operands, shape)
     if order is not None:
-        out = device.empty(tuple(shape[i] for i in order), dtype)
-        launch(kernel, *[_in_order(x.array, order).ravel() for x in operands], out.ravel())
-        return _strided(out.transpose(np.argsort(order)), dtype, operands[0])
-    out = device.empty(shape, dtype)
+        arrays = [device.empty(tuple(shape[i] for i in order), dtype) for _ in range(count)]
+        outs = [_strided(a.transpose(np.argsort(order)), dtype, operands[0]) for a in arrays]
+        return [_in_order(x.array, order).ravel() for x in operands], [a.ravel() for a in arrays], outs
+    outs = [Tensor(device.empty(shape, dtype), dtype, device) for _ in range(count)]
     if grouped:
         views = [plain(x).reshape(extents) for x, extents in zip(operands, grouped)]
-        launch(kernel, *views, out.reshape(out_grouped))
-    else:
-        launch(kernel, *[_expanded(x, shape).ravel() for x in operands], out.ravel())
-    return Tensor(out, dtype, device)
+        return views, [t.array.reshape(out_grouped) for t in outs], outs
+    return [_expanded(x, shape).ravel() for x in operands], [t.array.ravel() for t in outs], outs
 
 
 @lru_cache(maxsize=4096)
