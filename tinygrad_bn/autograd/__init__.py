@@ -4,15 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tinygrad_bn.autograd import function
+from tinygrad_bn.autograd import function, functional
+from tinygrad_bn.autograd.anomaly import (
+    detect_anomaly,
+    is_anomaly_check_nan_enabled,
+    is_anomaly_enabled,
+    set_detect_anomaly,
+)
 from tinygrad_bn.autograd.function import Function
+from tinygrad_bn.autograd.functional import hvp, jvp, vjp
+from tinygrad_bn.autograd.transforms import value_and_grad
 from tinygrad_bn.core import backward as engine
 from tinygrad_bn.core.backward import grad
 from tinygrad_bn.core.tape import enable_grad, no_grad, set_grad_enabled
 from tinygrad_bn.core.tensor import Tensor
 from tinygrad_bn.errors import GradientError, expected
 
-__all__ = ["Function", "backward", "enable_grad", "function", "grad", "no_grad", "set_grad_enabled"]
+__all__ = [
+    "Function",
+    "backward",
+    "detect_anomaly",
+    "enable_grad",
+    "function",
+    "functional",
+    "grad",
+    "hvp",
+    "is_anomaly_check_nan_enabled",
+    "is_anomaly_enabled",
+    "jvp",
+    "no_grad",
+    "set_detect_anomaly",
+    "set_grad_enabled",
+    "value_and_grad",
+    "vjp",
+]
 
 
 def backward(

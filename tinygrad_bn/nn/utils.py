@@ -1,4 +1,4 @@
-"""Operations on the gradients of many parameters."""
+"""Operations on the gradients of many parameters; calls with other parameters."""
 
 from __future__ import annotations
 
@@ -12,8 +12,19 @@ from tinygrad_bn.core.table import Table, dense, write_back
 from tinygrad_bn.core.tape import no_grad
 from tinygrad_bn.core.tensor import Array, Tensor
 from tinygrad_bn.errors import ArgumentError, DTypeError, GradientError, wrong
+from tinygrad_bn.nn.bn_tools import convert, fold_bn, freeze_bn, momentum_from_keras, unfreeze_bn, update_bn
+from tinygrad_bn.nn.stateless import functional_call
 
-__all__ = ["clip_grad_norm_"]
+__all__ = [
+    "clip_grad_norm_",
+    "convert",
+    "fold_bn",
+    "freeze_bn",
+    "functional_call",
+    "momentum_from_keras",
+    "unfreeze_bn",
+    "update_bn",
+]
 
 
 def clip_grad_norm_(
