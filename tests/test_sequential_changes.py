@@ -100,3 +100,12 @@ def test_a_shallow_copy_has_modules_of_its_own() -> None:
     other = copy.copy(net)
     assert list(other) == list(net)
     np.testing.assert_array_equal(other.eval()(x).detach().numpy(), net.eval()(x).detach().numpy())
+
+
+def test_a_hook_that_is_gone_leaves_nothing_behind() -> None:
+    net, x = _net(), tb.ones(3, 4)
+    fused = _launched(net, x)
+    for _ in range(2):  # the second time its table is there already
+        with net[1].register_forward_hook(lambda module, args, out: None):
+            assert _launched(net, x) != fused
+        assert _launched(net, x) == fused

@@ -30,7 +30,8 @@ from tinygrad_bn.ops.convolution_norm import (
 def untouched(module: Module) -> bool:
     """Whether calling a module does what its class says and nothing else."""
     kind = type(module)
-    return module._hooks is None and kind.__call__ is Module.__call__ and "forward" not in module.__dict__
+    hooks = module._hooks
+    return (hooks is None or hooks.empty) and kind.__call__ is Module.__call__ and "forward" not in module.__dict__
 
 
 def _convolves(module: Module) -> bool:

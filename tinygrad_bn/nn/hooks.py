@@ -14,6 +14,7 @@ from typing import Any
 from tinygrad_bn.core.tape import Gradients, MultiNode, mode
 from tinygrad_bn.core.tensor import Tensor
 from tinygrad_bn.errors import GradientError, wrong
+from tinygrad_bn.nn.tree import changes
 
 Hook = Callable[..., Any]
 _number = count().__next__
@@ -26,10 +27,12 @@ class RemovableHandle:
         self.id = _number()
         self._table = table
         table[self.id] = hook
+        changes.note()
 
     def remove(self) -> None:
         """Take the hook away; doing it twice does no harm."""
         self._table.pop(self.id, None)
+        changes.note()
 
     def __enter__(self) -> RemovableHandle:
         return self
@@ -52,6 +55,11 @@ class Hooks:
         self.before: dict[int, tuple[Hook, bool]] = {}
         self.after: dict[int, tuple[Hook, bool]] = {}
         self.backward: dict[int, Hook] = {}
+
+    @property
+    def empty(self) -> bool:
+        """Whether all hooks have been taken away again."""
+        return not (self.before or self.after or self.backward)
 
     def call(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a module's forward with its hooks around it."""

@@ -13,7 +13,7 @@ from tinygrad_bn.errors import ArgumentError, DTypeError, wrong
 from tinygrad_bn.nn import state
 from tinygrad_bn.nn.hooks import Hook, Hooks, RemovableHandle
 from tinygrad_bn.nn.parameter import retarget
-from tinygrad_bn.nn.tree import Tree, changes
+from tinygrad_bn.nn.tree import Tree
 
 
 def _no_forward(self: Module, *args: Any, **kwargs: Any) -> NoReturn:
@@ -190,7 +190,6 @@ class Module(Tree):
     def _own_hooks(self) -> Hooks:
         if self._hooks is None:
             self.__dict__["_hooks"] = Hooks()
-            changes.note()
         return self.__dict__["_hooks"]  # type: ignore[no-any-return]  # set above
 
     def register_forward_pre_hook(self, hook: Hook, *, with_kwargs: bool = False) -> RemovableHandle:
