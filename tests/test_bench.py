@@ -261,7 +261,7 @@ def test_batch_norm_answer_is_its_derivative():
 def test_training_step_answer_is_its_derivative():
     from bench.cases import w1
 
-    (case,) = w1.CASES
+    case = w1.CASES[0]
     inputs = inputs_of(case)
     p = {name: inputs[name].astype(np.float64) for name in w1._names()}
     x, classes = inputs["x"][0].astype(np.float64), inputs["classes"][0]

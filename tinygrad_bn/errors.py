@@ -43,6 +43,14 @@ class SavedTensorError(GradientError):
     """A tensor that backward needs was changed in place after it had been saved."""
 
 
+class CaptureError(TinygradError, RuntimeError):
+    """A step cannot be captured: a replay would not do what the step does."""
+
+
+class AnomalyError(GradientError):
+    """A backward rule returned a NaN; the message says where its forward was."""
+
+
 class StateDictError(TinygradError, RuntimeError):
     """A state dict does not fit what it is loaded into; the message lists everything that does not fit."""
 

@@ -14,6 +14,7 @@ from tinygrad_bn import ops
 from tinygrad_bn.core import backward as engine
 from tinygrad_bn.core import dtype as dtypes
 from tinygrad_bn.core import tape
+from tinygrad_bn.core.launch import reads_values
 from tinygrad_bn.core.printing import describe
 from tinygrad_bn.core.tensor import Array, Tensor, set_requires_grad, wrap
 from tinygrad_bn.errors import ArgumentError, GradientError, ShapeError, expected, nearest, wrong
@@ -145,6 +146,7 @@ def numpy(self: Tensor) -> Array:
     """
     if self.node is not None:
         raise GradientError("numpy: the tensor requires grad.\nHint: use x.detach().numpy().")
+    reads_values("numpy")
     return self.array
 
 
@@ -156,12 +158,14 @@ def item(self: Tensor) -> bool | int | float:
     """Return the one element as a Python number."""
     if self.array.size != 1:
         raise ShapeError(expected("item", "input", "one element", f"shape {self.shape}"))
+    reads_values("item")
     value: bool | int | float = self.array.item()
     return value
 
 
 def tolist(self: Tensor) -> Any:
     """Return the elements as nested lists of Python numbers."""
+    reads_values("tolist")
     return self.array.tolist()
 
 
@@ -185,6 +189,7 @@ def __bool__(self: Tensor) -> bool:
         raise ArgumentError(
             f"bool: a tensor of shape {self.shape} has no single truth value.\nHint: reduce it, with .any() or .all()."
         )
+    reads_values("bool")
     return bool(self.array.item())
 
 
@@ -201,6 +206,7 @@ def __len__(self: Tensor) -> int:
 
 
 def __contains__(self: Tensor, value: object) -> bool:
+    reads_values("in")
     return bool((self.array == (value.array if isinstance(value, Tensor) else value)).any())
 
 
@@ -234,6 +240,7 @@ def _rebuild(array: Array, dtype: str, device: str, requires_grad: bool, kind: t
 def __reduce__(self: Tensor) -> tuple[Any, ...]:
     if not self.is_leaf:
         raise GradientError("pickle: only leaves can be pickled.\nHint: use detach().")
+    reads_values("copying or pickling a tensor")
     array = np.array(self.array, copy=True)
     return (_rebuild, (array, self.dtype.name, self.device.type, self.requires_grad, type(self)))
 

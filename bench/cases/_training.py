@@ -67,7 +67,16 @@ class NetworkStep(Case):
             p = [a - LR * buffer for a, buffer in zip(p, b)]
         return {"loss": np.array(losses)}
 
-    def _step(self, module: Any, inputs: Inputs, model: Any, network: Any, batches: list[Any], **options: bool) -> Step:
+    def _step(
+        self,
+        module: Any,
+        inputs: Inputs,
+        model: Any,
+        network: Any,
+        batches: list[Any],
+        wrap: Callable[[Any], Any] = lambda step: step,
+        **options: bool,
+    ) -> Step:
         """The step in PyTorch's names, ours as well as theirs; ``network`` is the model or what was compiled of it."""
         with module.no_grad():
             for parameter, array in zip(model.parameters(), _parameters(inputs), strict=True):
@@ -75,15 +84,15 @@ class NetworkStep(Case):
         optimiser = module.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM, **options)
         given, cross_entropy = cycle(batches), module.nn.functional.cross_entropy
 
-        def step() -> tuple[Any]:
-            x, classes = next(given)
+        def train(x: Any, classes: Any) -> tuple[Any]:
             optimiser.zero_grad()
             loss = cross_entropy(network(x), classes)
             loss.backward()
             optimiser.step()
             return (loss,)
 
-        return step
+        step = wrap(train)
+        return lambda: step(*next(given))
 
     def tinygrad_bn(self, inputs: Inputs) -> Step:
         import tinygrad_bn as tb
@@ -155,6 +164,20 @@ class NetworkStep(Case):
         (loss, running), grads = jax.value_and_grad(self._jax_loss, has_aux=True)(p, running, x, classes)
         b = jax.tree.map(lambda b, g: MOMENTUM * b + g, b, grads)
         return loss, (jax.tree.map(lambda p, b: p - LR * b, p, b), b, running)
+
+
+class CapturedStep(NetworkStep):
+    """The same step, recorded and run again; the peers do what they do in the eager row."""
+
+    def __init__(self, of: NetworkStep) -> None:
+        super().__init__(of.name.removesuffix("/step"), of.network, of.ours, of.batch, of.steps)
+        self.name = of.name.removesuffix("/step") + "/captured"
+
+    def tinygrad_bn(self, inputs: Inputs) -> Step:
+        import tinygrad_bn as tb
+
+        model = self.ours(tb.models)
+        return self._step(tb, inputs, model, model, _batches(inputs, tb.tensor), wrap=tb.capture)
 
 
 def _parameters(inputs: Inputs) -> list[Array]:

@@ -1,7 +1,8 @@
 """What an eager operation costs beside its arithmetic: operations on 4 × 4 elements.
 
 ``forward`` records nothing, ``recorded`` puts the operation on the tape, ``backward`` goes back through a chain of such
-operations; each number is for one operation. Python, checks and the launch are nearly all of it.
+operations, ``replayed`` is a launch of a captured step of them, beside the peers' eager forward; each number is for one
+operation. Python, checks and the launch are nearly all of it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from bench.cases._numpy import batch_norm, batch_norm_backward, normal, sigmoid,
 from bench.harness.case import Answer, Array, Case, Inputs, Step
 
 SIDE = 4
-WHAT = ("forward", "recorded", "backward")
+WHAT = ("forward", "recorded", "backward", "replayed")
+REPLAYED = 256  # operations of a captured step
 
 
 def _batch_norm_gradient(x: Array, y: Array, t: Mapping[str, Array], g: Array) -> Array:
@@ -69,6 +71,8 @@ class Overhead(Case):
         super().__init__(f"overhead/{name}/{what}")
         self.operation = operation
         self.what = what
+        if what == "replayed":
+            self.calls = REPLAYED
 
     def inputs(self, rng: np.random.Generator) -> Inputs:
         inputs = {name: normal(rng, SIDE, SIDE) for name in ("x", "other", "weight", "gy")}
@@ -91,7 +95,8 @@ class Overhead(Case):
         import tinygrad_bn as tb
         from tinygrad_bn import functional
 
-        return self._step(tb, functional, tb.grad, {name: tb.tensor(a) for name, a in inputs.items()})
+        step = self._step(tb, functional, tb.grad, {name: tb.tensor(a) for name, a in inputs.items()})
+        return tb.capture(step) if self.what == "replayed" else step
 
     def torch(self, inputs: Inputs) -> Step:
         import torch
@@ -102,7 +107,7 @@ class Overhead(Case):
 
     def _step(self, module: Any, functional: Any, grad: Callable[..., Any], tensors: dict[str, Any]) -> Step:
         call, calls, x = self.operation.call, self.calls, tensors["x"]
-        x.requires_grad_(self.what != "forward")
+        x.requires_grad_(self.what in ("recorded", "backward"))
         if self.what == "backward":
             y = x
             for _ in range(calls):

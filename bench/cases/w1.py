@@ -85,7 +85,12 @@ class TrainingStep(Case):
         return {"loss": np.array(losses)}
 
     def _step(
-        self, module: Any, inputs: Inputs, compiler: Callable[[Any], Any] = lambda model: model, **options: bool
+        self,
+        module: Any,
+        inputs: Inputs,
+        compiler: Callable[[Any], Any] = lambda model: model,
+        wrap: Callable[[Any], Any] = lambda step: step,
+        **options: bool,
     ) -> Step:
         """The step in PyTorch's names, ours as well as theirs."""
         nn, layers = module.nn, []
@@ -100,15 +105,15 @@ class TrainingStep(Case):
         batches = cycle([(module.tensor(x), module.tensor(classes)) for x, classes in pairs])
         network, cross_entropy = compiler(model), nn.functional.cross_entropy
 
-        def step() -> tuple[Any]:
-            x, classes = next(batches)
+        def train(x: Any, classes: Any) -> tuple[Any]:
             optimiser.zero_grad()
             loss = cross_entropy(network(x), classes)
             loss.backward()
             optimiser.step()
             return (loss,)
 
-        return step
+        step = wrap(train)
+        return lambda: step(*next(batches))
 
     def tinygrad_bn(self, inputs: Inputs) -> Step:
         import tinygrad_bn
@@ -148,6 +153,19 @@ class TrainingStep(Case):
         return step
 
 
+class CapturedStep(TrainingStep):
+    """The same step, recorded and run again; the peers do what they do in the eager row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.name = "w1_mnist_mlp/captured"
+
+    def tinygrad_bn(self, inputs: Inputs) -> Step:
+        import tinygrad_bn as tb
+
+        return self._step(tb, inputs, wrap=tb.capture)
+
+
 def _jax_loss(p: Any, running: Any, x: Any, classes: Any) -> Any:
     """The loss and the running statistics after it."""
     import jax
@@ -173,4 +191,4 @@ def _jax_step(state: Any, x: Any, classes: Any) -> Any:
     return loss, (jax.tree.map(lambda p, b: p - LR * b, p, b), b, running)
 
 
-CASES = [TrainingStep()]
+CASES = [TrainingStep(), CapturedStep()]

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from bench.cases._networks import Chain, Conv, Flatten, Linear, MaxPool, Norm, ReLU
-from bench.cases._training import NetworkStep
+from bench.cases._training import CapturedStep, NetworkStep
 
 BATCH, STEPS = 32, 3
 
@@ -23,4 +23,5 @@ def network() -> Chain:
     return Chain(*features, Flatten(), *hidden, Linear(512, 10))
 
 
-CASES = [NetworkStep("w2_cifar_cnn", network(), lambda models: models.cifar_cnn(), BATCH, STEPS)]
+STEP = NetworkStep("w2_cifar_cnn", network(), lambda models: models.cifar_cnn(), BATCH, STEPS)
+CASES = [STEP, CapturedStep(STEP)]

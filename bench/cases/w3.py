@@ -6,7 +6,7 @@ Cross-entropy; SGD 0.01, momentum 0.9.
 from __future__ import annotations
 
 from bench.cases._networks import Chain, Conv, Flatten, Layer, Linear, Mean, Norm, ReLU, Sum
-from bench.cases._training import NetworkStep
+from bench.cases._training import CapturedStep, NetworkStep
 
 BATCH, STEPS = 128, 2
 WIDTHS, BLOCKS = (16, 32, 64), 3
@@ -31,4 +31,5 @@ def network() -> Chain:
     return Chain(*layers, Mean(), Flatten(), Linear(channels, 10))
 
 
-CASES = [NetworkStep("w3_resnet20", network(), lambda models: models.resnet20(shortcut="conv"), BATCH, STEPS)]
+STEP = NetworkStep("w3_resnet20", network(), lambda models: models.resnet20(shortcut="conv"), BATCH, STEPS)
+CASES = [STEP, CapturedStep(STEP)]

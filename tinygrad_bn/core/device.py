@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_bn.core.dtype import DType
-from tinygrad_bn.core.memory import POOLED, pool, pooled
+from tinygrad_bn.core.memory import POOLED, lenders, pool, pooled
 from tinygrad_bn.errors import DeviceError
 from tinygrad_bn.kernels import Backend
 
@@ -48,6 +48,10 @@ class Device:
     def empty(self, shape: tuple[int, ...], dtype: DType) -> np.ndarray[Any, Any]:
         """Return an uninitialised array."""
         nbytes = prod(shape) * dtype.itemsize
+        if lenders:
+            lend = lenders.get(threading.get_ident())
+            if lend is not None:
+                return lend(shape, dtype.storage, nbytes)
         if nbytes < POOLED:
             return _empty(shape, dtype.storage)
         return pooled(shape, dtype.storage, nbytes)

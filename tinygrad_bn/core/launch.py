@@ -26,12 +26,13 @@ class Observer(Protocol):
 
 
 observers: list[Observer] = []
+"""Who sees every launch, of all threads; the last one first."""
 
 
 def launch(kernel: Kernel, *arguments: Any) -> None:
     """Run a kernel on its arguments: on the pool where its work suggests it, else on the calling thread."""
     if observers:
-        observers[-1](kernel, arguments, lambda: run(kernel, arguments))
+        _observed(kernel, arguments, tuple(observers))
         return
     at = kernel.measured
     if at is None or pool.threads == 1 or (arguments[at].size if at >= 0 else kernel.work(*arguments)) < kernel.grain:  # type: ignore[misc]  # there is work
@@ -42,9 +43,32 @@ def launch(kernel: Kernel, *arguments: Any) -> None:
         _on_pool(kernel)(*arguments)
 
 
+def _observed(kernel: Kernel, arguments: tuple[Any, ...], by: tuple[Observer, ...]) -> None:
+    """Show a launch to the last observer, which runs it by letting those before it see it."""
+    if by:
+        by[-1](kernel, arguments, lambda: _observed(kernel, arguments, by[:-1]))
+    else:
+        run(kernel, arguments)
+
+
 def run(kernel: Kernel, arguments: tuple[Any, ...]) -> None:
     """Run a kernel unobserved: what an observer calls."""
     (_on_pool(kernel) if pool.threads > 1 and kernel.amount(arguments) >= kernel.grain else kernel.serial)(*arguments)
+
+
+def compiled(kernel: Kernel, arguments: tuple[Any, ...], threads: int) -> Callable[..., None]:
+    """Return what a launch on so many threads calls in the end, for arguments of the types and shapes of these.
+
+    Where the kernel is compiled for them that is its machine code's own entry: Numba's matching of types is left out.
+    """
+    pays = threads > 1 and kernel.parallel is not None and kernel.amount(arguments) >= kernel.grain
+    driver: Any = kernel.parallel if pays else kernel.serial
+    if not hasattr(driver, "overloads"):
+        return driver  # type: ignore[no-any-return]  # plain Python
+    import numba
+
+    found = driver.overloads.get(tuple(numba.typeof(a) for a in arguments))
+    return driver if found is None else found.entry_point  # type: ignore[no-any-return]  # a built-in function
 
 
 def _on_pool(kernel: Kernel) -> Callable[..., None]:
@@ -63,11 +87,60 @@ def launch_checked(device: Device, op: str, kernel: Kernel, *arguments: Any) -> 
         With the op's name and the kernel's message.
     """
     status = device.status
+    if observers:
+        _applied.op = op
     launch(kernel, *arguments, status)
     if status[0]:
-        position, value, limit = (int(v) for v in status[1:])
-        status[:] = 0
-        raise IndexRangeError(f"{op}: " + kernel.spec.status.format(position=position, value=value, limit=limit))
+        raise reported(op, kernel, status)
+
+
+def reported(op: str, kernel: Kernel, status: Any) -> IndexRangeError:
+    """Clear the status word and return the error that it tells of."""
+    position, value, limit = (int(v) for v in status[1:])
+    status[:] = 0
+    return IndexRangeError(f"{op}: " + kernel.spec.status.format(position=position, value=value, limit=limit))
+
+
+class Recorder(Protocol):
+    """What a thread tells of beyond kernels while a step of its is being recorded."""
+
+    def refuse(self, what: str) -> None:
+        """Raise: the step wants a value on the host, which a replay would not look at again."""
+
+    def stepped(self, optimiser: Any) -> None:
+        """Note that an optimiser has updated its parameters."""
+
+
+def reporting() -> str:
+    """Return the op that has last launched a kernel which reports bad values, for observers."""
+    return _applied.op
+
+
+def recorder() -> Recorder | None:
+    """Return the recorder of the calling thread's step; None where no step is being recorded."""
+    return _applied.recorder
+
+
+def reads_values(what: str) -> None:
+    """Say that the elements of a tensor are about to be looked at on the host.
+
+    Raises
+    ------
+    CaptureError
+        While a step is being recorded.
+    """
+    if observers and _applied.recorder is not None:
+        _applied.recorder.refuse(what)
+
+
+@contextmanager
+def recording(to: Recorder) -> Iterator[None]:
+    """Make a recorder the calling thread's."""
+    _applied.recorder = to
+    try:
+        yield
+    finally:
+        _applied.recorder = None
 
 
 class _Applied(threading.local):
@@ -75,6 +148,8 @@ class _Applied(threading.local):
 
     threads = 0
     serial = False
+    op = ""  # which op launches a kernel that reports, while there are observers
+    recorder: Recorder | None = None
 
 
 _applied = _Applied()

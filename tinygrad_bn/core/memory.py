@@ -11,6 +11,7 @@ from __future__ import annotations
 import mmap
 import threading
 from bisect import bisect_left, insort
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,9 @@ _BYTES = np.dtype(np.uint8)
 _new_array = np.ndarray.__new__
 
 Place = tuple[mmap.mmap, int, int, int]  # a buffer: its segment, offset, position and size
+Lender = Callable[[tuple[int, ...], np.dtype[Any], int], np.ndarray[Any, Any]]
+lenders: dict[int, Lender] = {}
+"""By thread, who gives it memory instead of the pool: a recording, which keeps what its kernels work on."""
 
 
 class Ranges:
@@ -85,7 +89,10 @@ class Pool:
         In use or idle.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, unit: int = _ROUND, segment: int = _SEGMENT, freely: int = _FREELY) -> None:
+        self._unit = unit
+        self._segment = segment
+        self._freely = freely
         self.idle: dict[int, list[Place]] = {}
         self.holes = Ranges()
         self.fresh = Ranges()
@@ -108,7 +115,7 @@ class Pool:
         MemoryError
             If the operating system has none.
         """
-        size = -(-nbytes // _ROUND) * _ROUND
+        size = max(-(-nbytes // self._unit), 1) * self._unit
         with self._lock:
             bucket = self.idle.get(size)
             place = bucket.pop() if bucket else self._find(size)
@@ -130,7 +137,7 @@ class Pool:
 
     def _find(self, size: int) -> Place:
         position = self.holes.cut(size)
-        if position is None and self.idle and self.touched_bytes + size > _FREELY:
+        if position is None and self.idle and self.touched_bytes + size > self._freely:
             self._join()
             position = self.holes.cut(size)
         if position is None:
@@ -149,7 +156,7 @@ class Pool:
         """Map a further segment, as large as all before together."""
         number = 1 + max(self._segments, default=0)
         try:
-            segment = _map(max(_SEGMENT, size, self.touched_bytes))
+            segment = _map(max(self._segment, size, self.touched_bytes))
         except OSError:
             self.clear()
             segment = _map_or_raise(size)
@@ -176,6 +183,13 @@ class Pool:
                 if size == len(self._segments[position // _SPAN]):
                     self.fresh.remove(size, position)
                     del self._segments[position // _SPAN]
+
+    def count(self, nbytes: int) -> None:
+        """Count memory that somebody holds beside the pool as in use, or no longer so."""
+        with self._lock:
+            self.used_bytes += nbytes
+            self.touched_bytes += nbytes
+            self.peak_bytes = max(self.peak_bytes, self.used_bytes)
 
     def reset_peak(self) -> None:
         """Begin the peak anew, from what is in use."""

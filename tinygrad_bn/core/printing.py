@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from tinygrad_bn.core import dtype as dtypes
+from tinygrad_bn.core.launch import reads_values
 from tinygrad_bn.core.tensor import Tensor
 
 
 def describe(x: Tensor) -> str:
     """Return ``tensor([…], dtype=…, requires_grad=True)``."""
+    reads_values("printing")
     with np.printoptions(precision=4, threshold=1000, edgeitems=3, linewidth=100, suppress=False):
         body = np.array2string(x.array, separator=", ", prefix="tensor(") if x.array.size else "[]"
     notes = []

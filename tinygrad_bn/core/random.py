@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from tinygrad_bn.core.device import Device, as_device
-from tinygrad_bn.core.launch import launch
+from tinygrad_bn.core.dtype import int64
+from tinygrad_bn.core.launch import launch, reads_values
 from tinygrad_bn.core.tensor import Array
 from tinygrad_bn.errors import ArgumentError, wrong
 
@@ -30,6 +31,7 @@ class Generator:
         """Start the stream of a seed from its beginning; return the generator."""
         if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
             raise ArgumentError(wrong("manual_seed", "seed", "an int", type(seed).__name__))
+        reads_values("manual_seed")
         self.state[0] = np.uint64(int(seed) & 0xFFFFFFFFFFFFFFFF).astype(np.int64)
         self.state[1] = 0
         return self
@@ -42,16 +44,19 @@ class Generator:
 
     def initial_seed(self) -> int:
         """Return the seed."""
+        reads_values("initial_seed")
         return int(self.state[0])
 
     def get_state(self) -> Any:
         """Return the state, an int64 tensor of shape (2,)."""
         from tinygrad_bn.core.tensor import wrap
 
+        reads_values("get_state")
         return wrap(self.state.copy())
 
     def set_state(self, state: Any) -> None:
         """Continue from a state that ``get_state`` returned."""
+        reads_values("set_state")
         array = np.asarray(state.array if hasattr(state, "array") else state)
         if array.shape != (2,) or array.dtype != np.int64:
             raise ArgumentError(wrong("set_state", "state", "int64 of shape (2,)", f"{array.dtype}, {array.shape}"))
@@ -59,7 +64,7 @@ class Generator:
 
     def take(self, words: int) -> Array:
         """Return the key, (seed, offset), of the next ``words`` words."""
-        key = np.empty(2, np.int64)
+        key = self.device.empty((2,), int64)
         launch(self.device.kernels.take_words, self.state, words, key)
         return key
 

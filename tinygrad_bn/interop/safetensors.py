@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_bn import ops
+from tinygrad_bn.core.launch import reads_values
 from tinygrad_bn.core.tensor import Array, Tensor, wrap
 from tinygrad_bn.errors import ArgumentError, DataError, DTypeError, wrong
 
@@ -84,6 +85,8 @@ def _as_if_opened(part: str) -> None:
 
 def _encode(value: Any, at: tuple[str, ...], tensors: dict[str, Array]) -> Any:
     """Return a value's place in the skeleton; its tensors are added to ``tensors``."""
+    if isinstance(value, Tensor):
+        reads_values("save")
     if isinstance(value, Tensor | np.ndarray):
         return {"tensor": _add(value, at, tensors)}
     if isinstance(value, np.generic):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tinygrad_bn.core.dtype import int64
-from tinygrad_bn.core.launch import launch
+from tinygrad_bn.core.launch import launch, reads_values
 from tinygrad_bn.core.registry import operation
 from tinygrad_bn.core.tape import Gradients, Node, record
 from tinygrad_bn.core.tensor import Tensor
@@ -139,6 +139,7 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
     if num_classes == -1:
         if not classes.array.size:
             raise ArgumentError(wrong(op, "num_classes", "given for an empty tensor", num_classes))
+        reads_values("one_hot without num_classes")
         num_classes = max(int(max_(classes).array[()]) + 1, 1)
     elif num_classes < 1:
         raise ArgumentError(wrong(op, "num_classes", "at least 1, or -1", num_classes))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_bn.core.dtype import bool_, int64
-from tinygrad_bn.core.launch import launch, launch_checked
+from tinygrad_bn.core.launch import launch, launch_checked, reads_values
 from tinygrad_bn.core.registry import operation
 from tinygrad_bn.core.tape import Gradients, Node, record
 from tinygrad_bn.core.tensor import Array, Tensor, wrap
@@ -37,6 +37,7 @@ def _item(item: Any) -> Any:
         if item.dtype.is_floating_point:
             raise DTypeError(wrong("indexing", "index", "an integer or boolean tensor", item.dtype.name))
         if item.dtype is not bool_ and item.array.ndim == 0:
+            reads_values("indexing by a tensor without axes")
             return int(item.array[()])
     elif not isinstance(item, BASIC):
         want = "an int, slice, None, Ellipsis, tensor, array or list"
@@ -107,6 +108,7 @@ def _positions(x: Tensor, items: tuple[Any, ...]) -> tuple[Tensor, int]:
     are."""
     if all(isinstance(i, Tensor) and i.dtype is not bool_ for i in items) and len(items) <= x.array.ndim:
         return _ravelled(x, items), len(items)
+    reads_values("indexing by a mask, or by tensors and slices together")
     axes = x.array.ndim
     if not any(i is Ellipsis for i in items):
         axes = sum(i.array.ndim if isinstance(i, Tensor) and i.dtype is bool_ else i is not None for i in items)

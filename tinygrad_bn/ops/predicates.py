@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TypeGuard
 
 from tinygrad_bn.core.dtype import bool_
+from tinygrad_bn.core.launch import reads_values
 from tinygrad_bn.core.tensor import Tensor
 from tinygrad_bn.ops import _common, arithmetic, comparison, creation, functions, sums
 from tinygrad_bn.ops._operands import Operand
@@ -80,10 +81,12 @@ def isclose(input: Tensor, other: Operand, rtol: float = 1e-5, atol: float = 1e-
 
 def allclose(input: Tensor, other: Operand, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> bool:
     """Return whether all elements are close; see ``isclose``."""
+    reads_values("allclose")
     return all(isclose(input, other, rtol, atol, equal_nan)).array.item() is True
 
 
 def equal(input: Tensor, other: Tensor) -> bool:
     """Return whether two tensors have the same shape and equal elements; NaN equals nothing."""
     x, y = _common.is_tensor("equal", "input", input), _common.is_tensor("equal", "other", other)
+    reads_values("equal")
     return x.array.shape == y.array.shape and all(comparison.eq(x, y)).array.item() is True

@@ -7,13 +7,12 @@ gradient and its state. A table is kept from step to step; what is new in a step
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from operator import is_not
 from typing import Any, ClassVar
 
 import numpy as np
 
 from tinygrad_bn import ops
-from tinygrad_bn.core.launch import launch
+from tinygrad_bn.core.launch import launch, recorder
 from tinygrad_bn.core.table import Table, address_of, dense, write_back
 from tinygrad_bn.core.tape import Leaf, enable_grad
 from tinygrad_bn.core.tensor import Array, Tensor
@@ -87,19 +86,23 @@ class Plan:
         self.batches = batches
         self.hyper = hyper
         self.numbers: Sequence[float] = ()  # what ``hyper`` holds
-        self.state: list[Tensor] = []
+        self.state: list[list[Tensor]] = []  # by name, then by parameter
 
     def fits(self, params: list[Tensor], names: tuple[str, ...], state: dict[Tensor, dict[str, Any]]) -> bool:
         """Whether parameters and state are the very objects that the tables were made of."""
         if len(params) != len(self.params) or names != self.names:
             return False
-        if any(map(is_not, params, self.params)) or any(map(is_not, [p.array for p in params], self.arrays)):
-            return False
+        for p, own, array in zip(params, self.params, self.arrays):
+            if p is not own or p.array is not array:
+                return False
         try:
-            found = [state[p][name] for p in params for name in names]
+            for name, tensors in zip(names, self.state):
+                for p, tensor in zip(params, tensors):
+                    if state[p][name] is not tensor:
+                        return False
         except KeyError:
             return False
-        return not any(map(is_not, found, self.state))
+        return True
 
 
 class FusedOptimizer(Optimizer):
@@ -161,6 +164,9 @@ class FusedOptimizer(Optimizer):
                 plan.hyper[:-1] = plan.numbers = numbers
             for batch in plan.batches:
                 batch.run(plan.hyper)
+        told = recorder()
+        if told is not None:
+            told.stepped(self)
         return loss
 
     def _plan(self, params: list[Tensor], names: tuple[str, ...], numbers: int) -> Plan:
@@ -174,7 +180,7 @@ class FusedOptimizer(Optimizer):
         hyper = np.empty(numbers + 1)
         hyper[-1] = sum(p.array.size for p in params)
         plan = Plan(params, names, batches, hyper)
-        plan.state = [self.state[p][name] for p in params for name in names]
+        plan.state = [[self.state[p][name] for p in params] for name in names]
         return plan
 
 

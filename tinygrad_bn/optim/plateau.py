@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from tinygrad_bn.core.launch import reads_values
 from tinygrad_bn.errors import ArgumentError, DTypeError, expected, wrong
 from tinygrad_bn.optim.optimizer import Optimizer
 from tinygrad_bn.optim.schedule import LRScheduler
@@ -89,6 +90,7 @@ class ReduceLROnPlateau(LRScheduler):
         ArgumentError
             Without a number.
         """
+        reads_values("a learning-rate schedule's step()")
         if metrics is None:
             raise ArgumentError(wrong("ReduceLROnPlateau", "metrics", "the number that is to improve", None))
         current = float(metrics)

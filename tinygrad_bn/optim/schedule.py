@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+from tinygrad_bn.core.launch import reads_values
 from tinygrad_bn.errors import ArgumentError, DTypeError, expected, wrong
 from tinygrad_bn.optim.optimizer import Optimizer
 
@@ -49,10 +50,12 @@ class LRScheduler:
 
     def get_last_lr(self) -> list[float]:
         """Return the rates that the last step set."""
+        reads_values("a learning-rate schedule's get_last_lr()")
         return self._last_lr
 
     def step(self) -> None:
         """Set the rates for the next epoch."""
+        reads_values("a learning-rate schedule's step()")
         if self._step_count == 1 and not self.optimizer.step_count:
             warnings.warn(
                 f"{type(self).__name__}: step() was called before the optimiser's: the first rate is never used.",

@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tinygrad_bn.core.launch import reads_values
 from tinygrad_bn.errors import ArgumentError, DTypeError, expected, wrong
 from tinygrad_bn.optim.optimizer import Optimizer
 from tinygrad_bn.optim.plateau import ReduceLROnPlateau
@@ -72,6 +73,7 @@ class SequentialLR(LRScheduler):
 
     def step(self) -> None:
         """Set the rates for the next epoch."""
+        reads_values("a learning-rate schedule's step()")
         self._step_count += 1
         self.last_epoch += 1
         if self.last_epoch in self._milestones:
