@@ -78,7 +78,7 @@ COUNTERS: dict[str, Callable[[Any, Tensor, Tensor], Count]] = {
     **dict.fromkeys(("Conv1d", "Conv2d", "Conv3d"), _convolution),
     **dict.fromkeys(("ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"), _transposed),
     **dict.fromkeys(("BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "LayerNorm", "GroupNorm", "RMSNorm"), _norm),
-    **dict.fromkeys(("InstanceNorm1d", "InstanceNorm2d", "InstanceNorm3d"), _norm),
+    **dict.fromkeys(("InstanceNorm1d", "InstanceNorm2d", "InstanceNorm3d", "SyncBatchNorm"), _norm),
     **dict.fromkeys(("MaxPool1d", "AvgPool1d"), partial(_window, 1)),
     **dict.fromkeys(("MaxPool2d", "AvgPool2d"), partial(_window, 2)),
     **dict.fromkeys(("AdaptiveAvgPool1d", "AdaptiveAvgPool2d"), _adaptive),
