@@ -36,6 +36,7 @@ from tinygrad_bn.functional.adaptive_pooling import (
 )
 from tinygrad_bn.functional.chains import batch_norm_act_conv2d, conv2d_batch_norm_act
 from tinygrad_bn.functional.convolution import conv1d, conv2d, conv_transpose1d, conv_transpose2d
+from tinygrad_bn.functional.family import batch_renorm, ghost_batch_norm, lp_batch_norm
 from tinygrad_bn.functional.loss import cross_entropy, nll_loss
 from tinygrad_bn.functional.losses_pairs import (
     cosine_embedding_loss,
@@ -49,8 +50,14 @@ from tinygrad_bn.functional.losses_regression import huber_loss, l1_loss, mse_lo
 from tinygrad_bn.functional.normalisation import batch_norm, batch_norm_act
 from tinygrad_bn.functional.norms import instance_norm, rms_norm
 from tinygrad_bn.functional.pooling import avg_pool1d, avg_pool2d, max_pool1d, max_pool2d
+from tinygrad_bn.functional.responses import (
+    filter_response_norm,
+    thresholded_linear_unit,
+    weight_standardization,
+)
 from tinygrad_bn.functional.sparse import embedding
 from tinygrad_bn.functional.vision import interpolate, local_response_norm, pad, upsample
+from tinygrad_bn.functional.whitening import decorrelated_batch_norm, iter_norm
 from tinygrad_bn.ops.activation import prelu
 from tinygrad_bn.ops.embedding import one_hot
 from tinygrad_bn.ops.fold import fold, unfold
@@ -69,6 +76,7 @@ __all__ = [
     "batch_norm",
     "batch_norm_act",
     "batch_norm_act_conv2d",
+    "batch_renorm",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "celu",
@@ -80,12 +88,15 @@ __all__ = [
     "cosine_embedding_loss",
     "cosine_similarity",
     "cross_entropy",
+    "decorrelated_batch_norm",
     "dropout",
     "elu",
     "embedding",
+    "filter_response_norm",
     "flatten",
     "fold",
     "gelu",
+    "ghost_batch_norm",
     "group_norm",
     "hardsigmoid",
     "hardswish",
@@ -94,6 +105,7 @@ __all__ = [
     "huber_loss",
     "instance_norm",
     "interpolate",
+    "iter_norm",
     "kl_div",
     "l1_loss",
     "layer_norm",
@@ -102,6 +114,7 @@ __all__ = [
     "local_response_norm",
     "log_softmax",
     "logsigmoid",
+    "lp_batch_norm",
     "margin_ranking_loss",
     "max_pool1d",
     "max_pool2d",
@@ -124,8 +137,10 @@ __all__ = [
     "softsign",
     "tanh",
     "tanhshrink",
+    "thresholded_linear_unit",
     "unfold",
     "upsample",
+    "weight_standardization",
 ]
 
 

@@ -7,10 +7,11 @@ from tinygrad_bn.core.tape import no_grad
 from tinygrad_bn.core.tensor import Tensor
 from tinygrad_bn.errors import ArgumentError, wrong
 from tinygrad_bn.nn.module import Module
+from tinygrad_bn.nn.norms.weight import weight_standardization
 from tinygrad_bn.nn.parametrize import register_parametrization
 from tinygrad_bn.ops import inplace
 
-__all__ = ["spectral_norm", "weight_norm"]
+__all__ = ["spectral_norm", "weight_norm", "weight_standardization"]
 
 
 def _norm_except(v: Tensor, dim: int | None) -> Tensor:

@@ -1,0 +1,113 @@
+"""Functions of symmetric matrices, (G, D, D), that whitening is made of.
+
+    W = Σ^(-1/2):   gΣ = -X,  S X + X S = W gW W,  S = Σ^(1/2)        since dΣ = dS S + S dS and dW = -W dS W
+    A X + X A = Q:  gQ = Y,  gA = -(Y Xᵀ + Xᵀ Y),  A Y + Y A = gX
+
+In the basis of A's eigenvectors the second is a division by sums of two eigenvalues, which are positive. No difference
+of eigenvalues stands in a denominator, as it does where eigenvectors are differentiated: equal ones do no harm, and
+derivatives of any order follow. Eigenvalues come from LAPACK by way of NumPy, in float64.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tinygrad_bn import ops
+from tinygrad_bn.core.launch import launch
+from tinygrad_bn.core.tape import Gradients, Node, record
+from tinygrad_bn.core.tensor import Array, Tensor
+from tinygrad_bn.kernels.spec import Kernel, Spec
+from tinygrad_bn.ops._common import new, plain
+
+
+def _eigen(a: Array) -> tuple[Array, Array, Array]:
+    """Eigenvalues (G, D) and vectors of symmetric matrices, and which of these are finite, (G, 1, 1).
+
+    Eigenvalues are at least what rounding leaves of those that are 0.
+    """
+    wide = a.astype(np.float64)
+    wide = (wide + wide.transpose(0, 2, 1)) / 2
+    finite = np.asarray(np.isfinite(wide).all((1, 2), keepdims=True))
+    values, vectors = np.linalg.eigh(np.where(finite, wide, np.eye(a.shape[1])))
+    info = np.finfo(a.dtype)
+    floor = np.maximum(float(info.eps) * a.shape[1] * values[:, -1:], float(info.tiny))
+    return np.maximum(values, floor), vectors, finite
+
+
+def _write_inverse_root(cov: Array, w: Array) -> None:
+    values, vectors, finite = _eigen(cov)
+    w[...] = np.where(finite, (vectors / np.sqrt(values)[:, None]) @ vectors.transpose(0, 2, 1), np.nan)
+
+
+def _write_lyapunov(a: Array, q: Array, x: Array) -> None:
+    values, vectors, finite = _eigen(a)
+    with np.errstate(all="ignore"):
+        turned = vectors.transpose(0, 2, 1) @ q.astype(np.float64) @ vectors
+        solved = vectors @ (turned / (values[:, :, None] + values[:, None])) @ vectors.transpose(0, 2, 1)
+        x[...] = np.where(finite, solved, np.nan)
+
+
+_INVERSE_ROOT = Kernel("inverse_root", Spec(writes=("w",)), _write_inverse_root)
+_LYAPUNOV = Kernel("lyapunov", Spec(writes=("x",)), _write_lyapunov)
+
+
+def _transposed(a: Tensor) -> Tensor:
+    return ops.transpose(a, 1, 2)
+
+
+def _symmetric(a: Tensor) -> Tensor:
+    return ops.mul(ops.add(a, _transposed(a)), 0.5)
+
+
+class InverseRoot(Node):
+    """gΣ = -X, S X + X S = W gW W."""
+
+    __slots__ = ()
+
+    def backward(self, gy: Tensor) -> Gradients:
+        (cov,) = self.unpack()
+        w = self.unpack_output()
+        return (ops.neg(lyapunov(ops.matmul(cov, w), ops.matmul(w, ops.matmul(gy, w)))),)
+
+
+def inverse_root(cov: Tensor) -> Tensor:
+    """Return Σ^(-1/2) of positive definite matrices, of their symmetric parts; NaN where one is not finite."""
+    symmetric = _symmetric(cov)
+    w = new(cov.array.shape, cov.dtype, cov.device)
+    launch(_INVERSE_ROOT, plain(symmetric), w.array)
+    return record(InverseRoot, w, (symmetric,), (symmetric,), save_output=True)
+
+
+class Lyapunov(Node):
+    """gQ = Y and gA = -(Y Xᵀ + Xᵀ Y), its symmetric part, where A Y + Y A = gX."""
+
+    __slots__ = ()
+
+    def backward(self, gy: Tensor) -> Gradients:
+        (a,) = self.unpack()
+        x = _transposed(self.unpack_output())
+        y = lyapunov(a, gy)
+        return ops.neg(_symmetric(ops.add(ops.matmul(y, x), ops.matmul(x, y)))), y
+
+
+def lyapunov(a: Tensor, q: Tensor) -> Tensor:
+    """Return X with A X + X A = Q, for positive definite matrices A, of which the symmetric part is taken; NaN where
+    one is not finite."""
+    x = new(a.array.shape, a.dtype, a.device)
+    launch(_LYAPUNOV, plain(a), plain(q), x.array)
+    return record(Lyapunov, x, (a, q), (a,), save_output=True)
+
+
+def newton_root(cov: Tensor, iterations: int) -> Tensor:
+    """Return Σ^(-1/2), approached by Newton's iterations: P ← (3 P - P³ Σ / tr Σ) / 2 from I, then P / √tr Σ.
+
+    Rounding grows with the iterations where the largest and the smallest eigenvalue are far apart: a dozen or two.
+    """
+    one = ops.eye(cov.array.shape[1], dtype=cov.dtype, device=cov.device)
+    trace = ops.sum(ops.mul(cov, one), (1, 2), True)
+    normalised = ops.div(cov, trace)
+    p = ops.expand(one, cov.array.shape)
+    for _ in range(iterations):
+        cube = ops.matmul(ops.matmul(p, p), p)
+        p = ops.sub(ops.mul(p, 1.5), ops.mul(ops.matmul(cube, normalised), 0.5))
+    return ops.div(p, ops.sqrt(trace))
