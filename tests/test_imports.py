@@ -22,13 +22,14 @@ ORDER = (
     "functional",
     "nn",
     "optim",
+    "replay",
     "data",
     "interop",
     "models",
     "train",
     "experiments",
 )
-HIGHEST = {"__init__", "__main__", "autograd", "testing", "tensor_methods", "cuda"}
+HIGHEST = {"__init__", "__main__", "_later", "autograd", "testing", "tensor_methods", "cuda", "profiler", "utils"}
 """Files of the package itself that look down on everything; nothing in ``ORDER`` imports them."""
 
 pytestmark = pytest.mark.jit_off

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tinygrad_bn import _later as later
 from tinygrad_bn import (
     backends,
     cuda,
@@ -176,8 +177,10 @@ __all__ = [  # autograd, data, models, testing and train are imported on first u
     "bfloat16",
     "bmm",
     "bool",
+    "capture",
     "cat",
     "celu",
+    "checkpoint",
     "chunk",
     "clamp",
     "clone",
@@ -188,11 +191,13 @@ __all__ = [  # autograd, data, models, testing and train are imported on first u
     "cuda",
     "data",
     "default_generator",
+    "detect_anomaly",
     "device",
     "div",
     "double",
     "dropout",
     "dtype",
+    "elementwise",
     "empty",
     "empty_cache",
     "empty_like",
@@ -222,6 +227,7 @@ __all__ = [  # autograd, data, models, testing and train are imported on first u
     "get_rng_state",
     "grad",
     "gt",
+    "hvp",
     "index_select",
     "initial_seed",
     "int",
@@ -230,6 +236,7 @@ __all__ = [  # autograd, data, models, testing and train are imported on first u
     "int32",
     "int64",
     "interop",
+    "is_anomaly_enabled",
     "is_floating_point",
     "is_grad_enabled",
     "is_tensor",
@@ -237,6 +244,7 @@ __all__ = [  # autograd, data, models, testing and train are imported on first u
     "isfinite",
     "isinf",
     "isnan",
+    "jvp",
     "le",
     "linear",
     "linspace",
@@ -275,12 +283,15 @@ __all__ = [  # autograd, data, models, testing and train are imported on first u
     "permute",
     "pow",
     "prelu",
+    "profile",
+    "profiler",
     "rand",
     "rand_like",
     "randint",
     "randn",
     "randn_like",
     "randperm",
+    "register_op",
     "relu",
     "reset_peak_memory_stats",
     "reshape",
@@ -316,27 +327,18 @@ __all__ = [  # autograd, data, models, testing and train are imported on first u
     "unbind",
     "unflatten",
     "unsqueeze",
+    "utils",
+    "value_and_grad",
     "var",
+    "vjp",
     "where",
     "zeros",
     "zeros_like",
 ]
 
-_LAZY = ("autograd", "data", "models", "testing", "train")  # subpackages imported when first asked for
-
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        import importlib
-
-        return importlib.import_module(f"{__name__}.{name}")
-    if name == "summary":
-        from tinygrad_bn.nn.summary import summary
-
-        return summary
-    if name.startswith("__"):
-        raise AttributeError(name)
-    raise AttributeError(errors.nearest(__name__, name, __all__))
+    return later.found(__name__, name, __all__)
 
 
 def __dir__() -> list[str]:

@@ -34,6 +34,7 @@ from tinygrad_bn.nn.activation import (
     Tanhshrink,
 )
 from tinygrad_bn.nn.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from tinygrad_bn.nn.bn_tools import SyncBatchNorm, fusion
 from tinygrad_bn.nn.collections import ModuleDict, ParameterDict, ParameterList
 from tinygrad_bn.nn.containers import ModuleList, Sequential
 from tinygrad_bn.nn.convolution import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d, Fold, Unfold
@@ -57,6 +58,19 @@ from tinygrad_bn.nn.loss import (
 )
 from tinygrad_bn.nn.module import Module
 from tinygrad_bn.nn.normalisation import GroupNorm, LayerNorm, RMSNorm
+from tinygrad_bn.nn.norms.domain import (
+    DomainSpecificBatchNorm1d,
+    DomainSpecificBatchNorm2d,
+    DomainSpecificBatchNorm3d,
+    ada_bn,
+)
+from tinygrad_bn.nn.norms.ghost import GhostBatchNorm
+from tinygrad_bn.nn.norms.lp import LpBatchNorm
+from tinygrad_bn.nn.norms.noisy import NoisyBatchNorm
+from tinygrad_bn.nn.norms.recurrent import BNLSTMCell, BNRNNCell, SeparatedBatchNorm1d
+from tinygrad_bn.nn.norms.renorm import BatchRenorm, RenormSchedule
+from tinygrad_bn.nn.norms.response import TLU, FilterResponseNorm
+from tinygrad_bn.nn.norms.whitening import DecorrelatedBatchNorm, IterNorm
 from tinygrad_bn.nn.parameter import Parameter
 from tinygrad_bn.nn.pooling import (
     AdaptiveAvgPool1d,
@@ -93,6 +107,7 @@ __all__ = [
     "LSTM",
     "RNN",
     "SELU",
+    "TLU",
     "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",
     "AdaptiveMaxPool1d",
@@ -101,9 +116,12 @@ __all__ = [
     "AvgPool2d",
     "BCELoss",
     "BCEWithLogitsLoss",
+    "BNLSTMCell",
+    "BNRNNCell",
     "BatchNorm1d",
     "BatchNorm2d",
     "BatchNorm3d",
+    "BatchRenorm",
     "ConstantPad1d",
     "ConstantPad2d",
     "Conv1d",
@@ -113,11 +131,17 @@ __all__ = [
     "CosineEmbeddingLoss",
     "CosineSimilarity",
     "CrossEntropyLoss",
+    "DecorrelatedBatchNorm",
+    "DomainSpecificBatchNorm1d",
+    "DomainSpecificBatchNorm2d",
+    "DomainSpecificBatchNorm3d",
     "Dropout",
     "Embedding",
+    "FilterResponseNorm",
     "Flatten",
     "Fold",
     "GRUCell",
+    "GhostBatchNorm",
     "GroupNorm",
     "Hardsigmoid",
     "Hardswish",
@@ -128,6 +152,7 @@ __all__ = [
     "InstanceNorm1d",
     "InstanceNorm2d",
     "InstanceNorm3d",
+    "IterNorm",
     "KLDivLoss",
     "L1Loss",
     "LSTMCell",
@@ -137,6 +162,7 @@ __all__ = [
     "LocalResponseNorm",
     "LogSigmoid",
     "LogSoftmax",
+    "LpBatchNorm",
     "MSELoss",
     "MarginRankingLoss",
     "MaxPool1d",
@@ -146,6 +172,7 @@ __all__ = [
     "ModuleDict",
     "ModuleList",
     "NLLLoss",
+    "NoisyBatchNorm",
     "PReLU",
     "Parameter",
     "ParameterDict",
@@ -158,8 +185,10 @@ __all__ = [
     "ReLU6",
     "ReflectionPad1d",
     "ReflectionPad2d",
+    "RenormSchedule",
     "ReplicationPad1d",
     "ReplicationPad2d",
+    "SeparatedBatchNorm1d",
     "Sequential",
     "SiLU",
     "Sigmoid",
@@ -168,6 +197,7 @@ __all__ = [
     "Softmax",
     "Softplus",
     "Softsign",
+    "SyncBatchNorm",
     "Tanh",
     "Tanhshrink",
     "Unfold",
@@ -175,6 +205,7 @@ __all__ = [
     "UpsamplingNearest2d",
     "ZeroPad1d",
     "ZeroPad2d",
+    "ada_bn",
     "functional",
     "init",
     "utils",
@@ -182,7 +213,7 @@ __all__ = [
 
 sys.modules[f"{__name__}.functional"] = functional  # so that ``import tinygrad_bn.nn.functional as F`` finds it
 
-for _module in (parametrizations, parametrize):  # nn.utils.parametrize and nn.utils.parametrizations, as in PyTorch
+for _module in (fusion, parametrizations, parametrize):  # nn.utils.parametrize and the others, as in PyTorch
     _name = _module.__name__.rpartition(".")[2]
     setattr(utils, _name, _module)
     sys.modules[f"{__name__}.utils.{_name}"] = _module

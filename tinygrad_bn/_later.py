@@ -1,0 +1,42 @@
+"""Public names that are imported when first asked for: importing the package costs little."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from tinygrad_bn import errors
+
+PACKAGES = ("autograd", "data", "models", "profiler", "replay", "testing", "train", "utils")
+NAMES = {
+    "capture": "replay",
+    "checkpoint": "utils.checkpoint",
+    "detect_anomaly": "autograd",
+    "elementwise": "ops.elementwise",
+    "hvp": "autograd",
+    "is_anomaly_enabled": "autograd",
+    "jvp": "autograd",
+    "profile": "profiler",
+    "register_op": "ops.custom",
+    "summary": "nn.summary",
+    "value_and_grad": "autograd",
+    "vjp": "autograd",
+}
+"""Of what stands in a module that is imported so: the module."""
+
+
+def found(package: str, name: str, known: list[str]) -> Any:
+    """Return what a package's name stands for.
+
+    Raises
+    ------
+    AttributeError
+        If there is no such name, with the nearest of those that are known.
+    """
+    if name in PACKAGES:
+        return importlib.import_module(f"{package}.{name}")
+    if name in NAMES:
+        return getattr(importlib.import_module(f"{package}.{NAMES[name]}"), name)
+    if name.startswith("__"):
+        raise AttributeError(name)
+    raise AttributeError(errors.nearest(package, name, known))
