@@ -29,7 +29,18 @@ ORDER = (
     "train",
     "experiments",
 )
-HIGHEST = {"__init__", "__main__", "_later", "autograd", "testing", "tensor_methods", "cuda", "profiler", "utils"}
+HIGHEST = {
+    "__init__",
+    "__main__",
+    "_later",
+    "autograd",
+    "testing",
+    "tensor_methods",
+    "cuda",
+    "profiler",
+    "doctor",
+    "utils",
+}
 """Files of the package itself that look down on everything; nothing in ``ORDER`` imports them."""
 
 pytestmark = pytest.mark.jit_off

@@ -7,11 +7,12 @@ from typing import Any
 
 from tinygrad_bn import errors
 
-PACKAGES = ("autograd", "data", "models", "profiler", "replay", "testing", "train", "utils")
+PACKAGES = ("autograd", "data", "doctor", "models", "profiler", "replay", "testing", "train", "utils")
 NAMES = {
     "capture": "replay",
     "checkpoint": "utils.checkpoint",
     "detect_anomaly": "autograd",
+    "diagnose": "doctor",
     "elementwise": "ops.elementwise",
     "hvp": "autograd",
     "is_anomaly_enabled": "autograd",
