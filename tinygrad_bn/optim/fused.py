@@ -7,6 +7,7 @@ gradient and its state. A table is kept from step to step; what is new in a step
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import attrgetter, is_not, itemgetter
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,6 +18,8 @@ from tinygrad_bn.core.table import Table, address_of, dense, write_back
 from tinygrad_bn.core.tape import Leaf, enable_grad
 from tinygrad_bn.core.tensor import Array, Tensor
 from tinygrad_bn.optim.optimizer import Group, Optimizer, Parameters, converted
+
+_array = attrgetter("array")
 
 GRADIENT = 1  # the column of the gradients; the parameters stand in column 0
 
@@ -92,15 +95,17 @@ class Plan:
         """Whether parameters and state are the very objects that the tables were made of."""
         if len(params) != len(self.params) or names != self.names:
             return False
-        for p, own, array in zip(params, self.params, self.arrays):
-            if p is not own or p.array is not array:
-                return False
+        if any(map(is_not, params, self.params)) or any(map(is_not, map(_array, params), self.arrays)):
+            return False
+        return self.has_state(state)
+
+    def has_state(self, state: dict[Tensor, dict[str, Any]]) -> bool:
+        """Whether the parameters' state is of the very objects that the tables were made of."""
         try:
-            for name, tensors in zip(names, self.state):
-                for p, tensor in zip(params, tensors):
-                    if state[p][name] is not tensor:
-                        return False
-        except KeyError:
+            for name, tensors in zip(self.names, self.state):
+                if any(map(is_not, map(itemgetter(name), map(state.get, self.params)), tensors)):
+                    return False
+        except (KeyError, TypeError):  # a parameter without state, or without all of it
             return False
         return True
 

@@ -16,7 +16,7 @@ from tinygrad_bn.core import memory as core_memory
 from tinygrad_bn.core.dtype import get_default_dtype
 from tinygrad_bn.core.launch import observers, recorder, recording
 from tinygrad_bn.core.tape import mode
-from tinygrad_bn.core.tensor import Tensor
+from tinygrad_bn.core.tensor import Array, Tensor
 from tinygrad_bn.core.watch import watchers
 from tinygrad_bn.errors import CaptureError, DTypeError, wrong
 from tinygrad_bn.ops._algorithm import get_conv_algorithm
@@ -87,12 +87,12 @@ class Captured:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Do the step: what the function returns, with tensors of their own memory, off the tape."""
-        if recorder() is not None or any(watcher.key == "anomaly" for watcher in watchers):
+        if recorder() is not None or (watchers and any(watcher.key == "anomaly" for watcher in watchers)):
             return self._function(*args, **kwargs)  # part of a step that is recorded; or looked at node by node
         with self._lock:
             sources: list[Tensor] = []
             others: list[Any] = []
-            key = (_key((args, kwargs), sources, others), _pattern(sources), *_settings())
+            key = (_call_key(args, kwargs, sources, others), _pattern(sources), *_settings())
             for found in self._ready.get(key, ()):
                 if not found.change():
                     for s in sources:
@@ -123,7 +123,7 @@ class Captured:
             trials.remove(trial)
         made, result = self._try(trial, args, kwargs, sources, others)
         told = made.unfit
-        if not told and _key((args, kwargs), [], []) != key[0]:
+        if not told and _call_key(args, kwargs, [], []) != key[0]:
             told = "it changes a list or a dict among its arguments"
         if made.drawn and threading.active_count() > 1:
             self._warn_of(told)  # it may have been another thread: no error, but nothing that could be stale
@@ -221,6 +221,12 @@ def _settings() -> tuple[Any, ...]:
     return mode.grad, get_default_dtype().name, get_conv_algorithm()
 
 
+def _call_key(args: tuple[Any, ...], kwargs: dict[str, Any], sources: list[Tensor], others: list[Any]) -> Any:
+    """The arguments of a call as part of a key; the tensors among them and the other objects are put into the lists."""
+    positional = tuple([_key(value, sources, others) for value in args])
+    return (positional, _key(kwargs, sources, others)) if kwargs else positional
+
+
 def _key(value: Any, sources: list[Tensor], others: list[Any]) -> Any:
     """An argument as part of a key: tensors by what kernels see of them, numbers by value, other things by identity."""
     if isinstance(value, Tensor):
@@ -255,11 +261,16 @@ def _pattern(sources: list[Tensor]) -> tuple[int, ...]:
             if s.array is other.array:
                 first.append(j)
                 break
-            if np.may_share_memory(s.array, other.array):
+            if _may_overlap(s.array, other.array):
                 raise CaptureError(f"capture: arguments {j} and {i} share memory.\nHint: pass a clone() of one.")
         else:
             first.append(i)
     return tuple(first)
+
+
+def _may_overlap(a: Array, b: Array) -> bool:
+    """Whether two arrays may share memory; two that own theirs do not."""
+    return (a.base is not None or b.base is not None) and np.may_share_memory(a, b)
 
 
 def _check_sources(sources: list[Tensor], watch: Watch) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
-from operator import is_not
+from operator import attrgetter, is_not
 from sys import getrefcount
 from typing import Any, NamedTuple
 
@@ -13,53 +13,74 @@ from tinygrad_bn.core.tensor import Array, Storage, Tensor
 from tinygrad_bn.optim.fused import Plan
 from tinygrad_bn.replay.watch import Watch
 
-_UNSHARED = (2, 3, 2)  # references to a gradient, its array and that one's memory, those of the question included
+_UNSHARED = (3, 3, 3)  # references to a gradient, its array and that one's memory, those of the question included
+_grad = attrgetter("_grad")
 
 
-class Gradient:
-    """A parameter's gradient as the step leaves it: always in the same memory.
+class Gradients:
+    """The parameters' gradients as the step leaves them: always in the same memory.
 
     Who still holds the gradient of an earlier step keeps its values: the tensor is given a copy before the memory is
     written again.
+
+    Attributes
+    ----------
+    leaves, tensors : list of Tensor
+        The parameters, and what ``grad`` of each becomes.
+    arrays : list of ndarray
     """
 
-    __slots__ = ("array", "counts", "leaf", "tensor")
+    __slots__ = ("_bases", "_exposed", "_unshared", "arrays", "leaves", "tensors")
 
-    def __init__(self, leaf: Tensor, gradient: Tensor) -> None:
-        self.leaf = leaf
-        self.array = gradient.array
-        self.tensor = Tensor(gradient.array, gradient.dtype, gradient.device)
-        self.counts = _UNSHARED
+    def __init__(self, made: list[tuple[Tensor, Tensor]]) -> None:
+        self.leaves = [leaf for leaf, _ in made]
+        self.arrays = [gradient.array for _, gradient in made]
+        self.tensors = [Tensor(gradient.array, gradient.dtype, gradient.device) for _, gradient in made]
+        self._bases = [array.base for array in self.arrays]
+        self._unshared = [count for count in _UNSHARED for _ in made]
+        self._exposed = False
 
     def settle(self) -> None:
-        """Make it the parameter's, when nothing else holds what the step has left."""
+        """Make them the parameters', when nothing else holds what the step has left."""
         self.expose()
-        if self.tensor.device.type == "ref":  # an optimiser's table holds arrays there
-            self.counts = self._counts()
-
-    def _counts(self) -> tuple[int, int, int]:
-        held = self.leaf._grad is self.tensor
-        return getrefcount(self.tensor) - held, getrefcount(self.array), getrefcount(self.array.base)
-
-    def released(self) -> bool:
-        """Let go of what others hold; return False where a NumPy view of the memory is among them."""
-        if self._counts() == self.counts:
-            return True
-        held = self.leaf._grad is self.tensor
-        copy = self.array.copy()
-        kept, dtype, device = self.tensor, self.tensor.dtype, self.tensor.device
-        for holder in gc.get_referrers(self.array):
-            if isinstance(holder, Tensor):
-                holder.array = copy
-        self.tensor = Tensor(self.array, dtype, device)
-        if held:
-            self.leaf._grad = kept  # whoever looks before the step is done sees what was there
-        del holder, kept
-        return self._counts() == self.counts
+        if self.tensors and self.tensors[0].device.type == "ref":  # an optimiser's table holds arrays there
+            self._unshared = self._counts()
 
     def expose(self) -> None:
-        """Make it the parameter's gradient."""
-        self.leaf._grad = self.tensor
+        """Make each its parameter's gradient."""
+        if not self._exposed:
+            for leaf, tensor in zip(self.leaves, self.tensors):
+                leaf._grad = tensor
+
+    def release(self) -> bool:
+        """Let go of what others hold; return False where a NumPy view of the memory is among them."""
+        self._exposed = not any(map(is_not, map(_grad, self.leaves), self.tensors))
+        if self._exposed and self._counts() == self._unshared:
+            return True
+        self._exposed = False
+        free = [self._release(i) for i in range(len(self.leaves))]
+        return all(free)
+
+    def _counts(self) -> list[int]:
+        """References to each tensor, array and memory, while the tensors are exposed."""
+        return [*map(getrefcount, self.tensors), *map(getrefcount, self.arrays), *map(getrefcount, self._bases)]
+
+    def _shared(self, i: int) -> bool:
+        away = self.leaves[i]._grad is not self.tensors[i]
+        found = getrefcount(self.tensors[i]) + away, getrefcount(self.arrays[i]), getrefcount(self._bases[i])
+        return found != tuple(self._unshared[i :: len(self.leaves)])
+
+    def _release(self, i: int) -> bool:
+        if not self._shared(i):
+            return True
+        kept, leaf = self.tensors[i], self.leaves[i]
+        copy = self.arrays[i].copy()
+        for holder in gc.get_referrers(self.arrays[i]):
+            if isinstance(holder, Tensor):
+                holder.array = copy
+        self.tensors[i] = Tensor(self.arrays[i], kept.dtype, kept.device)
+        del holder, kept, leaf
+        return not self._shared(i)
 
 
 class Left(NamedTuple):
@@ -135,7 +156,7 @@ class Update:
         self.params = [list(group["params"]) for group in optimiser.param_groups]
 
     def change(self) -> str:
-        """Return what has changed since, in words; "" where nothing has."""
+        """Return what has changed since, in words; "" where nothing has. (Arrays are looked at by the watch.)"""
         own = self.optimiser
         groups = own.param_groups
         if len(groups) != len(self.params):
@@ -144,7 +165,7 @@ class Update:
             if len(group["params"]) != len(params) or any(map(is_not, group["params"], params)):
                 return f"{type(own).__name__} has other parameters"
         for i, plan in self.plans.items():
-            if not plan.fits(plan.params, own._columns(groups[i]), own.state):
+            if own._columns(groups[i]) != plan.names or not plan.has_state(own.state):
                 return f"{type(own).__name__} has another state"
         return ""
 

@@ -13,11 +13,11 @@ from tinygrad_bn.core.launch import observers, pool
 from tinygrad_bn.core.tensor import Array, Tensor
 from tinygrad_bn.replay import results
 from tinygrad_bn.replay.calls import Call, Recorder
-from tinygrad_bn.replay.finds import Before, Gradient, Left, Update, changed
+from tinygrad_bn.replay.finds import Before, Gradients, Left, Update, changed
 from tinygrad_bn.replay.memory import Memory, bottom, placed, root_of, unowned
 from tinygrad_bn.replay.watch import Watch
 
-Entry = tuple[Callable[..., None], tuple[Any, ...], Call | None]
+Entry = tuple[Callable[..., None], list[Any], Call | None]  # its machine code, its arguments, itself if it reports
 
 
 class Recording:
@@ -74,7 +74,7 @@ class Recording:
         made = [(leaf, leaf._grad) for leaf, gradient, _ in before.gradients if leaf._grad is not gradient]
         self._made = [(leaf, gradient) for leaf, gradient in made if gradient is not None]
         self.cleared = [leaf for leaf, gradient in made if gradient is None]
-        self.gradients: list[Gradient] = []
+        self.gradients = Gradients([])
         self.updates: list[Update] = []
         self.roots: frozenset[int] = frozenset()
         self._lasting: dict[int, list[bool]] = {}
@@ -100,7 +100,7 @@ class Recording:
 
     def settle(self) -> None:
         """Make it ready to be run again."""
-        self.gradients = [Gradient(leaf, made) for leaf, made in self._made]
+        self.gradients = Gradients(self._made)
         for call in self.calls:
             if call.left is not None:
                 now = {id(leaf): of for leaf, (_, of) in zip(self._leaves, call.left.gradients)}
@@ -111,10 +111,9 @@ class Recording:
             tensor.array = tensor.array if root is None else unowned(tensor.array, root)
         self.watch.look_for(self._others())
         self.watch.settle()
-        for gradient in self.gradients:
-            gradient.settle()
+        self.gradients.settle()
         self.updates = [Update(o) for o in self.optimisers]
-        seen = [array for _, array, *_ in self.watch.tensors.values()] + [g.array for g in self.gradients]
+        seen = [array for _, array, *_ in self.watch.tensors.values()] + self.gradients.arrays
         self.roots = frozenset(id(bottom(array)) for array in seen)
 
     def _others(self) -> list[Array]:
@@ -143,10 +142,7 @@ class Recording:
 
     def release(self) -> bool:
         """Let earlier gradients keep their values; return False where that cannot be."""
-        free = True
-        for gradient in self.gradients:
-            free = gradient.released() and free
-        return free
+        return self.gradients.release()
 
     def run(self, given: list[Tensor]) -> None:
         """Run the kernels on the step's new arguments, and leave behind what the step leaves."""
@@ -162,8 +158,7 @@ class Recording:
         finally:
             if not done:
                 self._break_off(given, earlier)
-        for gradient in self.gradients:
-            gradient.expose()
+        self.gradients.expose()
         for leaf in self.cleared:
             leaf._grad = None
         for storage, count in self.versions:
@@ -193,10 +188,10 @@ class Recording:
         copies = {id(leaf): earlier[n - self.given] for n, leaf, copied in self.reads if copied}
         before = {id(leaf): kept for leaf, (kept, _) in zip(self._leaves, left.gradients)}
         lasting = [] if at is None else self._lasting[id(at)]
-        for i, gradient in enumerate(self.gradients):
-            leaf, own = gradient.leaf, gradient.leaf._grad is gradient.tensor
+        for i, (leaf, gradient) in enumerate(zip(self.gradients.leaves, self.gradients.tensors)):
+            own = leaf._grad is gradient
             if lasting and lasting[i]:
-                gradient.expose()
+                leaf._grad = gradient
             elif not (lasting and before[id(leaf)]):
                 leaf._grad = None
             elif own:  # its memory has served for other things
@@ -220,30 +215,29 @@ class Recording:
         entries = self._entries.get(threads)
         if entries is None:
             entries = self._entries[threads] = [_entry(call, threads) for call in self.calls]
-        if self.patched:
-            entries = entries.copy()
-            views = self._views(sources)
-            for i, patches in self.patched:
-                function, arguments, reports = entries[i]
-                for position, view in patches:
-                    arguments = (*arguments[:position], views[view], *arguments[position + 1 :])
-                entries[i] = function, arguments, reports
-        for function, arguments, reports in entries:
-            function(*arguments)
-            if reports is not None and arguments[-1][0]:
-                self._broken = reports
-                raise launch.reported(reports.op, reports.kernel, arguments[-1])
+        views = self._views(sources) if self.patched else ()
+        for i, position, view in self.patched:
+            entries[i][1][position] = views[view]
+        try:
+            for function, arguments, reports in entries:
+                function(*arguments)
+                if reports is not None and arguments[-1][0]:
+                    self._broken = reports
+                    raise launch.reported(reports.op, reports.kernel, arguments[-1])
+        finally:
+            for i, position, _ in self.patched:  # the caller's memory is not held
+                entries[i][1][position] = None
 
     def _views(self, sources: list[Array]) -> list[Array]:
         """What kernels are given of this call's sources."""
         return [sources[n] if like is None else placed(sources[n], offset, like) for n, offset, like in self.views]
 
     def _run_observed(self, sources: list[Array]) -> None:
-        views, patched = self._views(sources), dict(self.patched)
-        for i, call in enumerate(self.calls):
-            arguments = call.arguments
-            for position, view in patched.get(i, ()):
-                arguments = (*arguments[:position], views[view], *arguments[position + 1 :])
+        views = self._views(sources)
+        given = [[*call.arguments] for call in self.calls]
+        for i, position, view in self.patched:
+            given[i][position] = views[view]
+        for call, arguments in zip(self.calls, given):
             launch.launch(call.kernel, *arguments)
             if call.kernel.spec.status and arguments[-1][0]:
                 self._broken = call
@@ -254,13 +248,13 @@ def _entry(call: Call, threads: int) -> Entry:
     """A call as what is left of it where its kernel, its types and its driver are known."""
     return (
         launch.compiled(call.kernel, call.arguments, threads),
-        call.arguments,
+        [*call.arguments],
         call if call.kernel.spec.status else None,
     )
 
 
 View = tuple[int, int, Array | None]  # of the source of a number, at an offset, like an array; None: the source itself
-Patches = list[tuple[int, tuple[tuple[int, int], ...]]]
+Patches = list[tuple[int, int, int]]  # of a call the argument at a position, and which view it is
 
 
 def _patches(calls: list[Call]) -> tuple[list[View], Patches]:
@@ -268,14 +262,11 @@ def _patches(calls: list[Call]) -> tuple[list[View], Patches]:
     views: dict[Any, tuple[int, View]] = {}
     patched: Patches = []
     for i, call in enumerate(calls):
-        found = []
         for position, number, whole, offset in call.bound:
             like = call.arguments[position]
             key = (number,) if whole else (number, offset, like.shape, like.strides, like.dtype.str)
             at, _ = views.setdefault(key, (len(views), (number, offset, None if whole else like)))
-            found.append((position, at))
-        if found:
-            patched.append((i, tuple(found)))
+            patched.append((i, position, at))
     return [view for _, view in views.values()], patched
 
 
