@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import doctest
 import importlib
 import json
 import math
+import re
 import sys
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,9 @@ import pytest
 import tinygrad_bn as tb
 from tinygrad_bn import nn
 from tinygrad_bn.doctor import KINDS, Report, thresholds
+from tinygrad_bn.doctor import findings as findings_of
 from tinygrad_bn.errors import ArgumentError, DTypeError
+from tinygrad_bn.nn.bn_tools import run_ranks
 from tinygrad_bn.profiler import FigureError
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "doctor.md"
@@ -46,9 +51,9 @@ def settled(model: Any, loader: list[tb.Tensor], epochs: int = 8) -> Any:
     return model
 
 
-def trained(model: Any, loader: list[tb.Tensor], steps: int = 60) -> Any:
+def trained(model: Any, loader: list[tb.Tensor], steps: int = 60, lr: float = 0.02) -> Any:
     """Train a model on labels that depend on the input."""
-    optimiser = tb.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
+    optimiser = tb.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
     for i in range(steps):
         x = loader[i % len(loader)]
         labels = tb.tensor((x.numpy().reshape(len(x), -1)[:, :4].argmax(1)).astype("int64"))
@@ -95,7 +100,49 @@ def cnn() -> tuple[Any, list[Any]]:
 
 def resnet() -> tuple[Any, list[Any]]:
     loader = pictures(4, 32)
-    return settled(tb.models.resnet20(num_classes=4), loader, 10), loader
+    return trained(tb.models.resnet20(num_classes=4), loader, 32), loader
+
+
+class Recurrent(nn.Module):
+    """A recurrent network with batch normalisation: of sequences (N, T, features), the last state."""
+
+    def __init__(self, features: int = 8, time: int = 3) -> None:
+        super().__init__()
+        self.cell, self.out = nn.BNLSTMCell(features, 12, time), nn.Linear(12, 4)
+
+    def forward(self, x: tb.Tensor) -> Any:
+        return self.out(self.cell.unroll(x.transpose(0, 1))[0][-1])
+
+
+def sequences(batches: int = 10, size: int = 32, time: int = 5, mean: float = 0.0) -> list[tb.Tensor]:
+    rng = np.random.default_rng(2)
+    return [tb.tensor(rng.normal(mean, 1, (size, time, 8)).astype("float32")) for _ in range(batches)]
+
+
+def recurrent() -> tuple[Any, list[Any]]:
+    """Sequences longer than the statistics that are kept, which share those of the last step."""
+    return trained(Recurrent(), sequences(), 100, lr=0.002), sequences()
+
+
+def heads() -> tuple[Any, list[Any]]:
+    """Several results that are certain, one of them a view; three branches over inputs that have constant columns."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q, self.k, self.v = (nn.Linear(8, 8) for _ in range(3))
+            self.norm, self.one, self.two = nn.BatchNorm1d(8), nn.Linear(8, 1), nn.Linear(8, 2)
+            self.sigmoid, self.tanh = nn.Sigmoid(), nn.Tanh()
+            self.deep = nn.Sequential(nn.Linear(8, 6), nn.Linear(6, 5))
+
+        def forward(self, x: tb.Tensor) -> Any:
+            x = 2 * x
+            aside = self.deep(x).sum(1, keepdim=True)
+            h = self.norm(self.q(x).relu() * self.k(x) + self.v(x).relu() + aside)
+            return {"p": self.sigmoid(100 * self.one(h)).squeeze(1), "more": [self.tanh(100 * self.two(h))]}
+
+    loader = [x * tb.tensor([0.0, 0, 0, 1, 1, 1, 1, 1]) for x in vectors()]
+    return settled(Net(), loader), loader
 
 
 def group_norm() -> tuple[Any, list[Any]]:
@@ -132,7 +179,7 @@ def sigmoids() -> tuple[Any, list[Any]]:
     return settled(Net(), vectors()), [(x, 0) for x in vectors()]
 
 
-@pytest.mark.parametrize("make", [mlp, cnn, resnet, group_norm, family, sigmoids])
+@pytest.mark.parametrize("make", [mlp, cnn, resnet, recurrent, group_norm, family, sigmoids, heads])
 def test_nothing_is_found_in_healthy_models(make: Callable[[], tuple[Any, list[Any]]]) -> None:
     model, loader = make()
     report = tb.diagnose(model, loader)
@@ -148,6 +195,30 @@ def test_chance_alone_is_no_finding(size: int, seed: int) -> None:
     tb.manual_seed(seed)
     model = settled(block(), vectors(20, size, seed=seed), 3)
     assert tb.diagnose(model, vectors(4, size, seed=100 + seed)).findings == []
+
+
+@pytest.mark.parametrize("size", [16, 32])
+def test_heavy_tails_are_no_finding(size: int) -> None:
+    """The deviation of few such values scatters more than their mean: that is what is measured."""
+    rng = np.random.default_rng(size)
+    first, second = ([tb.tensor(np.exp(rng.normal(size=(size, 8))).astype("float32")) for _ in range(20)] for _ in "ab")
+    model = nn.Sequential(nn.BatchNorm1d(8), nn.Linear(8, 8, bias=False), nn.BatchNorm1d(8))
+    assert tb.diagnose(settled(model, first), second[:10]).findings == []
+
+
+def test_domains_have_samples_of_their_own() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.domain = nn.DomainSpecificBatchNorm1d(8, 4), tb.tensor(np.arange(96) % 4)
+
+        def forward(self, x: tb.Tensor) -> Any:
+            return self.norm(x, self.domain)
+
+    loader = vectors(20, 96)
+    report = tb.diagnose(settled(Net(), loader), loader)
+    assert report.findings == [], str(report)
+    assert [row.values for row in report.layers] == [24] * 4
 
 
 # -------------------------------------------------------------------------------------------------------------- faults
@@ -186,6 +257,94 @@ def test_a_momentum_too_small_for_the_steps_taken() -> None:
     assert f.evidence["momentum_needed"] == pytest.approx(1 - 0.05 ** (1 / 40))
     assert "momentum=0.08" in f.remedy
     assert found["statistics_gap"]
+
+
+def test_statistics_from_elsewhere_are_not_put_down_to_momentum() -> None:
+    """``update_bn`` counts batches, which are few, and leaves nothing of the initial values."""
+    model = block()
+    tb.nn.utils.update_bn(model, vectors(mean=1.0))
+    assert list(kinds(tb.diagnose(model, vectors(mean=3.0)))) == ["statistics_gap"]
+
+
+@pytest.mark.parametrize("name", ["running_mean", "running_var"])
+def test_running_statistics_that_are_not_finite(name: str, tmp_path: Path) -> None:
+    model = settled(block(), vectors())
+    getattr(model[1], name)[3] = float("nan")
+    report = tb.diagnose(model, vectors())
+    (f,) = report.findings
+    assert (f.kind, f.severity, f.layer, f.evidence["worst_channel"]) == ("statistics_gap", "error", "1", 3)
+    assert "not finite: 1 of 16, the first of channel 3" in f.message
+    report.figure(tmp_path / "report.png")
+    json.dumps(report.to_dict(), allow_nan=False)
+
+
+def test_recurrent_statistics_by_time_step() -> None:
+    model, loader = Recurrent(time=4), sequences(time=4)
+    assert {f.kind for f in tb.diagnose(model, loader).findings} == {"statistics_gap", "momentum_too_small"}
+    settled(model, loader)
+    assert tb.diagnose(model, loader).findings == []
+    model.cell.bn_ih.running_mean[2, 5] += 30.0
+    (f,) = tb.diagnose(model, loader).findings
+    assert (f.kind, f.layer) == ("statistics_gap", "cell.bn_ih")
+    assert "channel 5 of time step 2 most" in f.message
+    assert tb.diagnose(model, [x[:, : 3 - i % 2] for i, x in enumerate(loader)]).findings == []  # steps that all have
+    tb.nn.utils.update_bn(model, loader)
+    assert tb.diagnose(model, loader).findings == []
+
+
+def test_a_layer_that_is_frozen_by_its_mode_stays_so() -> None:
+    """``model.train()`` and then ``norm.eval()``: training does not normalise by the batch."""
+    model = settled(block(nn.Dropout(0.5))[:3], vectors())
+    model.train()
+    for i in (1, 2):
+        model[i].eval()
+    report = tb.diagnose(model, vectors(mean=2.0))
+    assert report.findings == []
+    assert report.output_gap == 0.0
+    assert tb.diagnose(model.eval(), vectors(mean=2.0)).of("statistics_gap")  # nothing is to be told from that
+
+
+def test_statistics_that_no_switch_holds_do_not_move_between_the_passes() -> None:
+    """Evaluation is that of the model as it came, also by layers without ``update_stats``."""
+    model = nn.Sequential(nn.InstanceNorm1d(8, track_running_stats=True))
+    loader = [x.reshape(32, 8, 4) + 5.0 for x in vectors(features=32)]
+    first = np.concatenate([model.train()(x).numpy() for x in loader])
+    model[0].reset_running_stats()
+    gap = np.sqrt(np.mean((np.concatenate([model.eval()(x).numpy() for x in loader]) - first) ** 2))
+    assert tb.diagnose(model, loader).output_gap == pytest.approx(gap / np.sqrt(np.mean(first**2)), rel=1e-4)
+
+
+def test_statistics_over_ranks_are_those_of_all() -> None:
+    whole = vectors(10, 24)
+
+    def rank(ranks: Any) -> Any:
+        own: Any = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(model), ranks)
+        report = tb.diagnose(own, [x[(0, 4)[ranks.rank] : (4, 24)[ranks.rank]] for x in whole])
+        return report.layers[0], [(f.kind, f.layer) for f in report.findings]
+
+    model = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16))
+    want = tb.diagnose(settled(model, whole), whole)
+    for row, found in run_ranks(2, rank):
+        assert row.values == 24
+        assert (row.mean_gap, row.noise) == pytest.approx((want.layers[0].mean_gap, want.layers[0].noise), rel=1e-5)
+        assert found == [("useless_bias", "0")]
+
+
+def test_ranks_run_the_model_equally_often() -> None:
+    """Whatever each finds out about biases: else they would wait for each other for ever."""
+
+    class Net(nn.Module):
+        def __init__(self, ranks: Any) -> None:
+            super().__init__()
+            self.linear, self.norm = nn.Linear(8, 4), nn.SyncBatchNorm(4, process_group=ranks)
+            self.uses_bias = ranks.rank == 0
+
+        def forward(self, x: tb.Tensor) -> Any:
+            h = self.linear(x)
+            return self.norm(h) + h if self.uses_bias else self.norm(h)
+
+    found = run_ranks(2, lambda ranks: tb.diagnose(Net(ranks), vectors(5)).of("useless_bias"), timeout=2.0)
+    assert list(map(len, found)) == [0, 1]
 
 
 def test_statistics_that_have_never_moved() -> None:
@@ -233,6 +392,42 @@ def test_batches_that_are_not_finite_here() -> None:
     (f,) = report.findings
     assert (f.severity, f.layer, f.evidence["skipped"], f.evidence["here"]) == ("error", "0.1", 0, 1)
     assert model[2].skipped_batches == 0
+
+
+def test_the_layer_that_a_batch_which_is_not_finite_reaches_first() -> None:
+    """In the order of the calls, not of the names."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.last, self.first = nn.BatchNorm1d(8), nn.BatchNorm1d(8)
+
+        def forward(self, x: tb.Tensor) -> Any:
+            return self.last(self.first(x))
+
+    loader = vectors()
+    model = settled(Net(), loader)
+    loader[3][5, 2] = float("nan")
+    assert [(f.kind, f.layer) for f in tb.diagnose(model, loader).findings] == [("batches_skipped", "first")]
+
+
+@pytest.mark.parametrize("ahead", [tb.zeros(0, 8), tb.full((32, 8), float("nan"))])
+def test_a_first_batch_that_tells_nothing_hides_no_bias(ahead: tb.Tensor) -> None:
+    model = settled(nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6)), vectors())
+    assert tb.diagnose(model, [ahead, *vectors()]).of("useless_bias")
+
+
+def test_results_that_differ_in_number_move() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear, self.norm, self.calls = nn.Linear(8, 8), nn.BatchNorm1d(8), 0
+
+        def forward(self, x: tb.Tensor) -> Any:
+            self.calls += 1
+            return [self.norm(self.linear(x))] * (1 + self.calls % 2)
+
+    assert tb.diagnose(settled(Net(), vectors()), vectors()).healthy
 
 
 @pytest.mark.parametrize("where", ["linear", "convolution"])
@@ -295,6 +490,24 @@ def test_dead_channels(how: str, dimensions: int) -> None:
     with tb.no_grad():
         model.norm.bias.fill_(-20.0)
     assert tb.diagnose(model, loader).of("dead_channels")[0].severity == "error"
+
+
+def test_dead_channels_of_a_picture_made_by_a_linear_layer() -> None:
+    """The channels are where the last normalisation has them, not where the last linear layer had them."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear, self.norm, self.act = nn.Linear(8, 36, bias=False), nn.BatchNorm2d(4), nn.ReLU()
+
+        def forward(self, x: tb.Tensor) -> Any:
+            return self.act(self.norm(self.linear(x).reshape(-1, 4, 3, 3)))
+
+    model = settled(Net(), vectors())
+    with tb.no_grad():
+        model.norm.bias[1] = -20.0
+    (f,) = tb.diagnose(model, vectors()).findings
+    assert (f.kind, f.evidence["channels"], f.evidence["of"]) == ("dead_channels", [1], 4)
 
 
 def test_few_samples_say_nothing_of_dead_channels() -> None:
@@ -398,9 +611,34 @@ def test_a_last_batch_that_stops_training(kind: str) -> None:
     assert ("more than one value" if kind == "plain" else "multiple of ghost_batch_size") in f.evidence["error"]
 
 
+def test_the_layer_at_which_training_stops_and_errors_that_are_no_matter_of_size() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(2), nn.Flatten(), nn.Linear(8, 6, bias=False), nn.BatchNorm1d(6))
+    loader = [x.reshape(32, 2, 4) for x in vectors()]
+    (f,) = tb.diagnose(settled(model, loader), [*loader, loader[0][:1]]).findings
+    assert (f.kind, f.layer) == ("small_last_batch", "3")
+    with pytest.raises(tb.errors.ShapeError):
+        tb.diagnose(model, [*loader, loader[0][:5, :, :3]])
+    with pytest.raises(tb.errors.ShapeError):
+        tb.diagnose(model, [*loader, loader[0][:5, :1]])
+
+
 def test_a_model_without_norms_is_told_so() -> None:
     (f,) = tb.diagnose(nn.Linear(8, 2), vectors()).findings
     assert (f.kind, f.severity, f.layer) == ("no_norm", "info", "")
+
+
+def test_a_folded_model_and_norms_of_ones_own_are_told_nothing() -> None:
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("running_mean", tb.zeros(8))
+
+        def forward(self, x: tb.Tensor) -> Any:
+            return x - self.running_mean
+
+    folded = nn.utils.fold_bn(nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)).eval())
+    for model in (folded, Own()):
+        assert tb.diagnose(model, vectors()).findings == []
 
 
 def test_a_frozen_layer_is_the_same_in_evaluation() -> None:
@@ -437,6 +675,22 @@ def test_every_device_and_dtype(device: str, dtype: str) -> None:
     assert {f.kind for f in report.findings} == {"statistics_gap", "momentum_too_small"}
 
 
+@pytest.mark.parametrize("labels", [False, True])
+def test_batches_that_are_dicts(labels: bool) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm1d(8)
+
+        def forward(self, batch: Any) -> Any:
+            return self.norm(batch["x"])
+
+    loader: list[Any] = [{"name": "a", "x": x} for x in vectors()]
+    model = Net()
+    report = tb.diagnose(model, ((b, 1) if labels else b for b in loader))  # a generator, gone through once
+    assert (report.batches, report.batch_size, report.layers[0].values) == (10, 32, 32)
+
+
 def test_shapes_of_all_kinds() -> None:
     """Layers of (N, C, L), several outputs, empty batches, batches in lists."""
 
@@ -468,6 +722,10 @@ class Everything(nn.Module):
         self.white = nn.IterNorm(8, 8)
         self.calls = 0
         self.table = np.zeros(2)
+        self.seen_sizes: list[int] = []
+        self.cache: dict[int, int] = {}
+        self.recent: deque[int] = deque(maxlen=3)
+        self.state = tb.zeros(3)
         self.register_buffer("seen", tb.zeros(1))
         self.fail_at = 10**9
 
@@ -476,6 +734,11 @@ class Everything(nn.Module):
         self.table += 1
         self.seen.add_(1)
         self.new = self.calls
+        self.seen_sizes.append(len(x))
+        self.cache[self.calls] = len(x)
+        self.recent.append(self.calls)
+        self.state.add_(1.0)
+        self.body[4].weight.grad = None
         if self.calls == self.fail_at:
             raise KeyError("planted")
         x = self.inner(self.white(x).reshape(-1, 8, 1).expand(-1, 8, 2))
@@ -496,7 +759,8 @@ def snapshot(model: Any) -> Any:
         "switches": [(getattr(m, "update_stats", None), getattr(m, "use_batch_stats", None)) for m in model.modules()],
         "skipped": [getattr(m, "skipped_batches", None) for m in model.modules()],
         "attributes": [sorted(m.__dict__) for m in model.modules()],
-        "own": (model.calls, model.table.tolist()),
+        "own": (model.calls, model.table.tolist(), model.state.tolist()),
+        "held": (list(model.seen_sizes), dict(model.cache), list(model.recent), id(model.recent)),
         "random": tb.get_rng_state().numpy().tolist(),
         "grad mode": tb.is_grad_enabled(),
     }  # fmt: skip
@@ -567,6 +831,9 @@ def test_a_loader_that_raises() -> None:
         (block, 3, DTypeError, "diagnose: 'loader' must be an iterable of batches. Got int."),
         (lambda: print, [], DTypeError, "diagnose: 'model' must be a Module. Got builtin_function_or_method."),
         (block, [tb.zeros(1, 8)], ArgumentError, "more than one value a channel"),
+        (block, [{"x": 3}], DTypeError, "dicts of such"),
+        (block, iter([]), ArgumentError, "a generator can be gone through only once"),
+        (nn.LazyBatchNorm1d, vectors(), ArgumentError, "of layers that know their channels. Got the model without"),
     ],
 )
 def test_errors(model: Any, loader: Any, error: type[Exception], message: str) -> None:
@@ -594,6 +861,45 @@ def test_what_is_printed() -> None:
     assert repr(report).startswith("Report(1 layers, ")
     severities = [f.severity for f in report.findings]
     assert severities == sorted(severities, key=["error", "warning", "info"].index)
+
+
+def test_what_many_layers_have_in_common_is_printed_once() -> None:
+    model = nn.Sequential(*(m for _ in range(3) for m in (nn.Linear(8, 8), nn.BatchNorm1d(8))))
+    report = tb.diagnose(settled(model, vectors()), vectors())
+    assert [f.kind for f in report.findings] == ["useless_bias"] * 3
+    assert str(report).count("Remedy: make the layer with bias=False") == 1
+
+
+def test_remedies_name_what_is_there() -> None:
+    """Every dotted name in the remedies is one of the package's."""
+    source = Path(str(findings_of.__file__)).read_text().replace("(nn.", "(tb.nn.").replace("; nn.", "; tb.nn.")
+    names = set(re.findall(r"\btb\.[A-Za-z_][\w.]*\w", source))
+    assert len(names) > 8
+    for name in names:
+        found: Any = tb
+        for part in name.split(".")[1:]:
+            found = getattr(found, part)
+
+
+def test_the_figure_of_many_layers_hides_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labels of ticks do not run into each other, and the legend stands outside the bars."""
+    figures: list[Any] = []
+    matplotlib = importlib.import_module("matplotlib.figure")
+    save = matplotlib.Figure.savefig
+    monkeypatch.setattr(matplotlib.Figure, "savefig", lambda self, *a, **k: (figures.append(self), save(self, *a, **k)))
+    model = nn.Sequential(*(nn.BatchNorm1d(8) for _ in range(50)))
+    for gap in (0.0, 0.6, 20.0, 5000.0):
+        model[49].running_mean.fill_(gap)
+        tb.diagnose(model, vectors(4)).figure(tmp_path / "report.png")
+        axes = {a.get_title(): a for a in figures[-1].axes}
+        bars = axes["gap between running and batch statistics"]
+        for labels in (bars.get_xticklabels(), bars.get_yticklabels()):
+            boxes = [label.get_window_extent() for label in labels]
+            assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+        legend = axes[""].get_legend().get_window_extent()
+        texts = [t.get_window_extent() for t in axes[""].texts]
+        assert not any(legend.overlaps(a.get_window_extent()) for a in axes.values() if a is not axes[""])
+        assert not any(legend.overlaps(t) for t in texts)
 
 
 @pytest.mark.parametrize("model", [block, nn.ReLU])

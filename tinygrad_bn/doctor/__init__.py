@@ -20,10 +20,11 @@ def diagnose(model: Module, loader: Iterable[Any]) -> Report:
     ----------
     model : Module
         Called with each batch's inputs; left exactly as it was, also when something is raised: modes, buffers, hooks,
-        gradients, and the random state of ``tb.manual_seed``.
+        gradients, attributes, and the random state of ``tb.manual_seed``. Where it is in training mode and a layer in
+        evaluation mode, that layer counts as frozen.
     loader : iterable
-        Yields inputs, or tuples and lists that begin with one: the training data, batched as in training. It is gone
-        through once. Some ten batches give sound figures.
+        Yields inputs (tensors, or dicts that the model takes), or tuples and lists that begin with one: the training
+        data, batched as in training. It is gone through once. Some ten batches give sound figures.
 
     Returns
     -------
@@ -34,7 +35,8 @@ def diagnose(model: Module, loader: Iterable[Any]) -> Report:
     Raises
     ------
     ArgumentError, DTypeError
-        If the loader yields nothing, or something else than tensors; whatever the model raises.
+        If the loader yields nothing, or something else than tensors, or a layer does not know its channels yet;
+        whatever the model raises.
 
     Notes
     -----

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
 COLOURS = {"error": "C3", "warning": "C1", "info": "C0", "": "0.3"}
 TICKS = (0, 0.1, 0.3, 1, 3, 10, 30, 100, 1e3, 1e4, 1e6, 1e9)
+CLOSE = (0.1, 0.3)
+"""Ticks whose labels would run into others on an axis that goes beyond ``WIDE``."""
+WIDE = 30.0
 LISTED = 14
 """Findings that are written out."""
 
@@ -42,7 +46,7 @@ def draw(path: str | os.PathLike[str], layers: Sequence[LayerRow], found: Sequen
         raise FigureError(MISSING) from error
     listed = [f"{f.severity}: {f.layer or '(model)'}: {f.kind.replace('_', ' ')}" for f in found[:LISTED]]
     listed += [f"and {len(found) - LISTED} more"] if len(found) > LISTED else []
-    rows, text = max(len(layers), 2), len(listed) or 1
+    rows, text = max(len(layers), 2), max(len(listed), 5 if layers else 1)  # the legend has four lines
     figure = Figure(figsize=(11.0, 1.8 + 0.3 * rows + 0.2 * text), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplot_mosaic([["gap", "noise"], ["text", "text"]], height_ratios=(0.3 * rows + 1, 0.2 * text + 0.1))
@@ -50,6 +54,8 @@ def draw(path: str | os.PathLike[str], layers: Sequence[LayerRow], found: Sequen
     _gaps(axes["gap"], layers, found)
     _noise(axes["noise"], layers)
     axes["text"].axis("off")
+    if layers:  # beside the findings, where it hides no bar
+        axes["text"].legend(*axes["gap"].get_legend_handles_labels(), fontsize=7, loc="upper right", borderaxespad=0)
     for i, line in enumerate(listed or ["nothing found"]):
         colour = COLOURS[found[i].severity] if i < min(len(found), LISTED) else COLOURS[""]
         axes["text"].text(0, 1 - (i + 0.5) / text, line, fontsize=8, color=colour, va="center")
@@ -64,6 +70,9 @@ def _gaps(axes: Any, layers: Sequence[LayerRow], found: Sequence[Finding]) -> No
     ):
         axes.barh([i + shift for i in at], _numbers(layers, name), height=0.38, color=colour, label=label)
     chance = [thresholds.CHANCES * c for c in _numbers(layers, "by_chance")]
+    for i, row in enumerate(layers):
+        if not all(math.isfinite(n or 0.0) for n in (row.mean_gap, row.deviation_gap)):
+            axes.text(1.2 * thresholds.GAP, i, "not finite", fontsize=8, color=COLOURS["error"], va="center")
     axes.scatter(
         chance, list(at), marker="|", s=160, color="k", label=f"{thresholds.CHANCES:g} × what chance gives", zorder=3
     )
@@ -72,7 +81,7 @@ def _gaps(axes: Any, layers: Sequence[LayerRow], found: Sequence[Finding]) -> No
     axes.set_xscale("symlog", linthresh=1.0)
     limit = 1.15 * max([largest, *chance, 0.5])
     axes.set_xlim(0, limit)
-    ticks = [n for n in TICKS if n <= limit]
+    ticks = [n for n in TICKS if n <= limit and (n not in CLOSE or limit < WIDE)]
     axes.set_xticks(ticks, [f"{n:g}" for n in ticks])
     axes.minorticks_off()
     axes.set_title("gap between running and batch statistics", fontsize=9)
@@ -80,8 +89,6 @@ def _gaps(axes: Any, layers: Sequence[LayerRow], found: Sequence[Finding]) -> No
     for tick, row in zip(axes.get_yticklabels(), layers, strict=True):
         tick.set_color(COLOURS[_worst(row.layer, found)])
     axes.set_ylim(max(len(layers), 1) - 0.4, -0.6)
-    if layers:
-        axes.legend(fontsize=7, loc="lower right")
     axes.grid(axis="x", alpha=0.3)
 
 
@@ -97,7 +104,8 @@ def _noise(axes: Any, layers: Sequence[LayerRow]) -> None:
 
 
 def _numbers(layers: Sequence[LayerRow], name: str) -> list[float]:
-    return [getattr(row, name) or 0.0 for row in layers]
+    found = [getattr(row, name) or 0.0 for row in layers]
+    return [n if math.isfinite(n) else 0.0 for n in found]
 
 
 def _worst(layer: str, found: Sequence[Finding]) -> str:

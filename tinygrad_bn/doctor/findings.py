@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from tinygrad_bn.doctor import thresholds as t
-from tinygrad_bn.doctor.records import SMALLEST, Activity, Layer, Seen, pooled, rms
+from tinygrad_bn.doctor.activities import Activity
+from tinygrad_bn.doctor.records import SMALLEST, Layer, Seen, pooled, rms
 
 SEVERITIES = ("error", "warning", "info")
 
@@ -68,13 +69,19 @@ def _gap(layer: Layer) -> Iterator[Finding]:
     if gaps is None or not layer.switches:
         return
     mean, deviation, chance = rms(gaps[0]), rms(gaps[1]), layer.chance()
-    largest = max(mean, deviation)
+    largest = float(np.maximum(mean, deviation))  # NaN if one is
     if not largest <= max(t.GAP, t.CHANCES * chance):
-        worst = int(np.argmax(np.maximum(np.abs(gaps[0]), np.abs(gaps[1]))))
+        each = np.maximum(np.abs(gaps[0]), np.abs(gaps[1]))
+        worst = int(np.argmax(each))
+        lost = int(np.sum(~np.isfinite(each)))
+        message = f"running statistics are not finite: {lost} of {each.size}, the first of {layer.channel(worst)}"
+        if not lost:
+            message = (
+                f"running and batch statistics differ: means by {mean:.2g} deviations, deviations by a factor of "
+                f"{_factor(deviation)} (by chance {chance:.2g}); {layer.channel(worst)} most"
+            )
         yield Finding(
-            "statistics_gap", "warning" if largest <= t.GAP_SEVERE else "error", layer.name,
-            f"running and batch statistics differ: means by {mean:.2g} deviations, deviations by a factor of "
-            f"{_factor(deviation)} (by chance {chance:.2g}); channel {worst} most",
+            "statistics_gap", "warning" if largest <= t.GAP_SEVERE else "error", layer.name, message,
             "re-estimate them with tb.nn.utils.update_bn(model, loader) before evaluating; if it comes back, the data "
             "of training and evaluation are not prepared alike.",
             {"mean_gap": mean, "deviation_gap": deviation, "by_chance": chance, "worst_channel": worst},
@@ -85,7 +92,7 @@ def _momentum(layer: Layer) -> Iterator[Finding]:
     gaps, left = layer.gaps(), layer.initial
     if gaps is None or not layer.switches or left <= t.INITIAL:
         return
-    if not max(rms(gaps[0]), rms(gaps[1])) > t.INITIAL_GAP + layer.chance():
+    if not max(rms(gaps[0]), rms(gaps[1])) > t.INITIAL_GAP + layer.chance() or layer.unexplained() > t.UNEXPLAINED:
         return
     steps, momentum = layer.steps, layer.module.momentum
     evidence = {"steps": steps, "momentum": momentum, "initial_left": left}
@@ -123,7 +130,7 @@ def _noise(layer: Layer) -> Iterator[Finding]:
             "noisy_statistics", "warning", layer.name,
             f"means of batches of {size} scatter by {noise:.2g} deviations",
             f"batches of {math.ceil(size * (noise / t.NOISE) ** 2)} or more (batch_size=...), tb.nn.SyncBatchNorm over "
-            "several processes, or a norm without batches: tb.nn.GroupNorm.",
+            "several processes, or a norm without batches: tb.nn.utils.convert(model, 'GroupNorm').",
             evidence,
         )  # fmt: skip
 
@@ -157,7 +164,8 @@ def _vanishing(layer: Layer) -> Iterator[Finding]:
         return
     mean, var = pooled(layer.rows)
     limit = np.maximum(layer.eps, np.square(t.ROUNDING * layer.ulp * mean))
-    small = np.flatnonzero(var < limit)
+    idle = (var == 0) & (mean == 0) if layer.idle_is_fine else np.zeros(var.shape, bool)
+    small = np.flatnonzero((var < limit) & ~idle)
     if small.size:
         largest = float(var[small].max())
         yield Finding(
@@ -200,7 +208,7 @@ def _bias(layer: Layer) -> Iterator[Finding]:
 
 def _not_finite(seen: Seen) -> Iterator[Finding]:
     """Batches that were skipped in training, and those of the loader, at the first layer that they reach."""
-    first = next((layer for layer in seen.layers if layer.not_finite), None)
+    first = seen.first_not_finite
     for layer in seen.layers:
         skipped, here = int(getattr(layer.module, "skipped_batches", 0)), layer.not_finite if layer is first else 0
         if skipped or here:
@@ -223,7 +231,7 @@ def _small_last(seen: Seen) -> Iterator[Finding]:
     if failed is not None:
         reason = str(failed.error).split("\n")[0].rstrip(".")
         yield Finding(
-            "small_last_batch", "error", layers[0].name if layers else "",
+            "small_last_batch", "error", failed.layer,
             f"training stops at a batch of {failed.size} (others {max(sizes)}): {reason}", remedy,
             {"size": failed.size, "batch_size": max(sizes), "error": reason},
         )  # fmt: skip

@@ -117,8 +117,10 @@ class Report:
             table = [_line(line, widths) for line in cells]
             lines += ["", table[0], "-" * max(map(len, table)), *table[1:]]
         lines += [""] if self.findings else ["", "nothing found"]
-        for f in self.findings:
-            lines += [f"{f.severity}: {f.layer or '(model)'}: {f.kind}", f"  {f.message}.", f"  Remedy: {f.remedy}"]
+        for i, f in enumerate(self.findings):
+            lines += [f"{f.severity}: {f.layer or '(model)'}: {f.kind}", f"  {f.message}."]
+            if (f.kind, f.remedy) not in {(g.kind, g.remedy) for g in self.findings[i + 1 : i + 2]}:
+                lines.append(f"  Remedy: {f.remedy}")  # once, behind the last of those that have it in common
         return "\n".join(lines)
 
     def __repr__(self) -> str:

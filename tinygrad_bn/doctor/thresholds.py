@@ -22,6 +22,9 @@ INITIAL = 0.05
 default momentum is there after 29 steps."""
 INITIAL_GAP = 0.1
 """The gap, beyond chance, from which what is left of the initial values does harm: a tenth of a deviation."""
+UNEXPLAINED = 1 / 3
+"""Part of the gap that may be left when the initial values, at the weight that momentum and steps give them, are taken
+into account; else the running statistics come from elsewhere: ``update_bn``, say, counts batches without momentum."""
 NOISE = 0.3
 """Scatter of batch means in deviations. Independent values reach it at N = 11, between the batch sizes 16, with
 which Wu & He 2018 (arXiv:1803.08494, table 2) find hardly more errors than with 32, and 8, with 1.1 points more."""

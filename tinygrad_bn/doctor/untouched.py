@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,28 +16,40 @@ from tinygrad_bn.nn.module import Module
 from tinygrad_bn.nn.tree import changes
 
 REGISTRIES = ("_parameters", "_buffers", "_modules")
+HOLDERS = (list, dict, set, deque)
 
 
 @contextmanager
-def untouched(model: Module) -> Iterator[None]:
+def untouched(model: Module) -> Iterator[Callable[[], None]]:
     """Put back attributes (modes, switches, counters), buffers, hooks and the default generator's state at the end.
 
     Parameters
     ----------
     model : Module
-        Its modules may change in the block; their attributes' values are put back by identity, buffers and arrays by
-        value too.
+        Its modules may change in the block; their attributes' values are put back by identity; tensors, arrays, lists,
+        dicts, sets and deques among them by what they hold, too.
+
+    Yields
+    ------
+    callable
+        Puts back buffers, within the block.
     """
     modules = [_Module(m) for m in model.modules()]
-    tensors = {id(t): t for t in [*model.parameters(), *model.buffers()]}
-    kept = [_Kept(t) for t in tensors.values()]
+    buffers = {id(t): _Kept(t) for t in model.buffers()}
+    others = [*model.parameters(), *(v for m in modules for v in m.own.values() if isinstance(v, Tensor))]
+    kept = buffers | {id(t): _Kept(t) for t in others if id(t) not in buffers}
     state = get_rng_state()
+
+    def buffers_back() -> None:
+        for buffer in buffers.values():
+            buffer.put_back()
+
     try:
-        yield
+        yield buffers_back
     finally:
         for module in modules:
             module.put_back()
-        for tensor in kept:
+        for tensor in kept.values():
             tensor.put_back()
         set_rng_state(state)
         changes.note()
@@ -54,11 +67,18 @@ class _Module:
         tables: list[dict[Any, Any]] = [] if hooks is None else [hooks.before, hooks.after, hooks.backward]
         self.tables = [(t, dict(t)) for t in tables]
         self.arrays = [(a, a.copy()) for a in own.values() if isinstance(a, np.ndarray)]
+        self.holders = [(v, v.copy()) for k, v in own.items() if isinstance(v, HOLDERS) and k not in REGISTRIES]
 
     def put_back(self) -> None:
         for now, before in [*self.registries, *self.tables, (self.module.__dict__, self.own)]:
             now.clear()
             now.update(before)
+        for holder, held in self.holders:
+            if isinstance(holder, list):
+                holder[:] = held
+            else:
+                holder.clear()
+                (holder.extend if isinstance(holder, deque) else holder.update)(held)
         for array, values in self.arrays:
             if array.tobytes() != values.tobytes():
                 array[...] = values
