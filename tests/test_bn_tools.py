@@ -105,6 +105,99 @@ def test_a_stream_gives_the_statistics_of_the_whole_set(cuts: tuple[int, ...], m
     np.testing.assert_allclose(layer.running_var.numpy(), values.var((0, 2, 3), ddof=0) * 800 / 799, rtol=1e-6)
 
 
+@pytest.mark.parametrize("scale", [0.5, 50.0, 500.0])
+@pytest.mark.parametrize("momentum", [None, 0.1])
+def test_a_large_mean_costs_an_update_nothing(scale: float, momentum: float | None) -> None:
+    """What is left is the rounding of the buffers: half a unit in the last place of float32."""
+    x = (np.random.default_rng(0).normal(size=(1000, 2, 4)) * scale + 1e6).astype(np.float32)
+    layer = nn.BatchNorm1d(2, momentum=momentum)
+    update_bn(layer, (tb.tensor(part) for part in np.split(x, (1, 4, 300, 999))))
+    values = x.astype(np.float64)
+    np.testing.assert_allclose(layer.running_mean.numpy(), values.mean((0, 2)), rtol=6e-8)
+    np.testing.assert_allclose(layer.running_var.numpy(), values.var((0, 2), ddof=1), rtol=6.1e-8)
+
+
+def test_exact_moments_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, sizes = data(50, 3, 4), []
+    of = Moments.of
+
+    def noted(t: tb.Tensor) -> Moments:
+        sizes.append(t.array.size)
+        return of(t)
+
+    monkeypatch.setattr(bn_tools.moments, "PART", 100)
+    monkeypatch.setattr(Moments, "of", noted)
+    found = Moments.exactly(tb.tensor(x))
+    assert max(sizes) <= 100
+    values = x.astype(np.float64)
+    np.testing.assert_allclose(found.mean.numpy(), values.mean((0, 2)), rtol=1e-13)
+    np.testing.assert_allclose(found.m2.numpy() / 200, values.var((0, 2)), rtol=1e-13)
+    assert (found.count, Moments.exactly(tb.zeros(0, 3, 4)).count) == (200, 0)
+
+
+def recurrent(mean: float = 3.0) -> tuple[Any, Array, Array]:
+    """A cell that keeps statistics of three steps; sequences of four; the inputs of the first normalisation by step."""
+    cell: Any = nn.BNRNNCell(2, 5, 3)
+    x = data(4, 30, 2) + np.float32(mean) * np.arange(4, dtype=np.float32)[:, None, None]
+    return cell, x, wide(tb.tensor(x) @ cell.weight_ih.T)
+
+
+class Unrolled(nn.Module):
+    """A cell over a whole sequence."""
+
+    def __init__(self, cell: Any) -> None:
+        super().__init__()
+        self.cell = cell
+
+    def forward(self, x: tb.Tensor) -> Any:
+        return self.cell.unroll(x)[0]
+
+
+def test_recurrent_statistics_are_exact_by_time_step() -> None:
+    cell, x, values = recurrent()
+    net = Unrolled(cell)
+    update_bn(net, [tb.tensor(x[:, :7]), tb.tensor(x[:, 7:])])
+    norm = cell.bn_ih
+    for step, own in enumerate([values[0], values[1], values[2:].reshape(60, 5)]):
+        np.testing.assert_allclose(norm.running_mean.numpy()[step], own.mean(0), rtol=1e-5)
+        np.testing.assert_allclose(norm.running_var.numpy()[step], own.var(0, ddof=1), rtol=1e-5)
+    assert norm.num_batches_tracked.tolist() == [2, 2, 4]
+    kept = {k: v.tolist() for k, v in net.state_dict().items()}
+    with pytest.raises(ShapeError):
+        update_bn(net, [tb.tensor(x), tb.tensor(x[:, :, :1])])
+    assert {k: v.tolist() for k, v in net.state_dict().items()} == kept
+    assert norm.use_batch_stats is None
+
+
+def test_recurrent_statistics_freeze() -> None:
+    cell, x, _ = recurrent()
+    net = Unrolled(cell)
+    freeze_bn(net)
+    kept = {k: v.tolist() for k, v in net.state_dict().items()}
+    y = net.train()(tb.tensor(x))
+    assert y.tolist() == net.eval()(tb.tensor(x)).tolist()
+    assert {k: v.tolist() for k, v in net.state_dict().items()} == kept
+    assert not cell.bn_hh.weight.requires_grad
+    unfreeze_bn(net).train()(tb.tensor(x))
+    assert cell.bn_ih.running_mean.tolist() != kept["cell.bn_ih.running_mean"]
+    cell.bn_ih.update_stats, before = False, cell.bn_ih.running_mean.tolist()
+    net(tb.tensor(x))
+    assert cell.bn_ih.running_mean.tolist() == before
+
+
+def test_a_loader_that_raises_changes_nothing() -> None:
+    def loader() -> Any:
+        yield tb.tensor(data(4, 2))
+        raise OSError("the disk is gone")
+
+    layer = randomised(nn.BatchNorm1d(2))
+    kept = {k: v.tolist() for k, v in layer.state_dict().items()}
+    with pytest.raises(OSError, match="disk"):
+        update_bn(layer, loader())
+    assert {k: v.tolist() for k, v in layer.state_dict().items()} == kept
+    assert (layer.training, layer.use_batch_stats, layer._hooks, layer.skipped_batches) == (True, None, None, 0)
+
+
 def test_biased_variance_where_the_layer_asks_for_it() -> None:
     x = data(10, 2)
     layer = nn.BatchNorm1d(2, running_var="biased")
@@ -205,6 +298,8 @@ def test_a_model_without_batch_norm_needs_no_batches() -> None:
 def test_errors_of_an_update() -> None:
     with pytest.raises(ArgumentError, match="at least one batch. Got none"):
         update_bn(nn.BatchNorm1d(2), [])
+    with pytest.raises(ArgumentError, match="Hint: a generator can be gone through only once"):
+        update_bn(nn.BatchNorm1d(2), iter([]))
     with pytest.raises(ArgumentError, match="'max_batches' must be an int of at least 1"):
         update_bn(nn.BatchNorm1d(2), [], max_batches=0)
     with pytest.raises(DTypeError, match="'model' must be a Module. Got list"):
@@ -361,6 +456,22 @@ def test_what_cannot_be_folded_is_left_alone(name: str) -> None:
     first = net(x)[0] if isinstance(net(x), tuple) else net(x)
     again = folded(x)[0] if isinstance(folded(x), tuple) else folded(x)
     assert first.tolist() == again.tolist()
+
+
+WEIGHTS_USED: dict[str, Callable[[Any, tb.Tensor], Any]] = {
+    "the weight by a function": lambda self, x: (
+        self.norm(self.conv(x)) + tb.functional.conv2d(x, self.conv.weight[:, :, 1:2, 1:2])
+    ),
+    "the bias by a function": lambda self, x: self.norm(self.conv(x)) * self.conv.bias.sum(),
+    "a penalty": lambda self, x: (self.norm(self.conv(x)), (self.conv.weight**2).sum()),
+}
+
+
+@pytest.mark.parametrize("name", WEIGHTS_USED)
+def test_layers_whose_parameters_something_else_uses_are_left_alone(name: str) -> None:
+    net = randomised(Wired(WEIGHTS_USED[name])).eval()
+    folded: Any = fold_bn(net)
+    assert isinstance(folded.norm, nn.BatchNorm2d)
 
 
 def test_a_residual_and_an_activation_stay() -> None:
@@ -595,6 +706,8 @@ def test_converted_layers_keep_what_means_the_same(to: Any, kind: type[Any], act
     assert isinstance(new, kind)
     assert not new.training
     if kind is nn.Identity:
+        z = net(tb.tensor(data(2, 3, 8, 8, dtype="float64")))
+        assert (wide(z).min() == 0) == (activation == "relu")
         return
     assert new.weight is old.weight
     assert new.bias is old.bias
@@ -648,6 +761,34 @@ def test_conversion_within_the_family_keeps_running_statistics() -> None:
     assert isinstance(net[1], nn.BatchRenorm)
     assert relative(net(x), want) < 1e-6
     assert relative(convert(net, "BatchNorm2d")(x), want) < 1e-6
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.LpBatchNorm(8, momentum=0.3, p=1),
+        lambda: nn.IterNorm(8, 4, momentum=0.3),
+        lambda: nn.GhostBatchNorm(8, 2, momentum=0.3, track_running_stats=False),
+    ],
+)
+def test_the_family_is_converted_whatever_its_statistics(make: Callable[[], Any]) -> None:
+    net: Any = nn.Sequential(make())
+    old = net[0]
+    convert(net, "BatchNorm2d")
+    assert isinstance(net[0], nn.BatchNorm2d)
+    assert (net[0].momentum, net[0].track_running_stats) == (0.3, old.track_running_stats)
+    assert net[0].weight is old.weight
+    if old.track_running_stats:
+        assert net[0].running_mean is not old.running_mean  # it goes with statistics that mean something else
+
+
+def test_instance_norms_keep_running_statistics_among_themselves() -> None:
+    old = nn.InstanceNorm1d(4, momentum=0.3, affine=True, track_running_stats=True)
+    old(tb.tensor(data(3, 4, 5)))
+    new: Any = convert(old, "InstanceNorm2d")
+    assert new.momentum == 0.3
+    for name in ("running_mean", "running_var", "num_batches_tracked"):
+        assert getattr(new, name) is getattr(old, name)
 
 
 def test_groups_are_the_most_up_to_32_that_divide_the_channels() -> None:

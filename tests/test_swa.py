@@ -118,6 +118,42 @@ def test_the_average_is_a_model_of_its_own() -> None:
     assert not AveragedModel(network().eval()).training
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_loaded_average_has_its_batch_norm_estimated(nested: bool) -> None:
+    """A checkpoint of averages holds running statistics of none of them, unless they were evaluated before."""
+    loader = [tb.tensor(data(20, 3))]
+    model = moved(network(), 1)
+    average = AveragedModel(model, loader=loader)
+    for seed in (2, 3):
+        average.update_parameters(moved(model, seed))
+    again = AveragedModel(network(), loader=loader)
+    if nested:
+        nn.Sequential(again).load_state_dict(nn.Sequential(average).state_dict())
+    else:
+        again.load_state_dict(average.state_dict())
+    want = average.eval()(loader[0]).tolist()
+    assert again.eval()(loader[0]).tolist() == want
+    assert pickle.loads(pickle.dumps(again))(loader[0]).tolist() == want
+    assert again.module[1].num_batches_tracked.item() == 1
+
+
+def test_an_error_of_the_loader_leaves_the_estimate_due() -> None:
+    def loader() -> Any:
+        yield tb.tensor(data(20, 3))
+        raise OSError("the disk is gone")
+
+    class Bad:
+        def __iter__(self) -> Any:
+            return loader()
+
+    average = AveragedModel(network(), loader=Bad())
+    average.update_parameters(network())
+    for _ in range(2):
+        with pytest.raises(OSError, match="disk"):
+            average.eval()(tb.tensor(data(4, 3)))
+    assert average.module[1].running_mean.tolist() == [0.0] * 4
+
+
 def test_batch_norm_is_estimated_anew_by_itself() -> None:
     """In evaluation, once after the averages have moved; in training not at all."""
     x = data(20, 3)

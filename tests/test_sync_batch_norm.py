@@ -76,7 +76,7 @@ def compare(sizes: tuple[int, ...], inner: tuple[int, ...], dtype: str, seed: in
     for name, value in want.items():
         size = max(float(np.abs(value).max(initial=0)), 1.0)
         np.testing.assert_allclose(
-            found[name], value, rtol=0, atol=size * (1e-11 if dtype == "float64" else 2e-5), err_msg=name
+            found[name], value, rtol=0, atol=size * (1e-12 if dtype == "float64" else 2e-5), err_msg=name
         )
 
 

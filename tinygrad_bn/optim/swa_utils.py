@@ -103,7 +103,7 @@ class AveragedModel(Module):
         Average buffers as well; else they are copied.
     loader : iterable, optional
         Batches that running statistics are estimated from, by ``update_bn``, before the averages are first used in
-        evaluation mode after they have moved.
+        evaluation mode after they have moved, or a state dict was loaded. It is gone through each time: no generator.
 
     Attributes
     ----------
@@ -159,11 +159,12 @@ class AveragedModel(Module):
         self.use_buffers = use_buffers
         self.loader = loader
         self.stale = False
+        self._estimated = self._versions()
         self.train(model.training)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return what the averaged model returns, its running statistics estimated anew where that is due."""
-        if self.stale and not self.training and self.loader is not None:
+        if not self.training and self.loader is not None and self._is_due():
             self.update_bn()
         return self.module(*args, **kwargs)
 
@@ -180,6 +181,15 @@ class AveragedModel(Module):
             raise ArgumentError(wrong("update_bn", "loader", "given here or to AveragedModel", None))
         bn_tools.update_bn(self.module, source, device)
         self.stale = False
+        self._estimated = self._versions()
+
+    def _versions(self) -> list[int]:
+        """What changes with the parameters' values, also where a state dict is loaded."""
+        return [p.version for p in self.module.parameters()]
+
+    def _is_due(self) -> bool:
+        """Whether the running statistics may belong to other weights than the averages."""
+        return self.stale or (self._estimated != self._versions() and self.n_averaged.item() > 0)
 
     def update_parameters(self, model: Module) -> None:
         """Take a model's weights into the averages; the first are copied.

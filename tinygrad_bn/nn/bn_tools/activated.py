@@ -7,13 +7,13 @@ What ``convert`` puts in the place of a ``BatchNorm(…, activation=…)``.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from tinygrad_bn import functional as F
 from tinygrad_bn import ops
 from tinygrad_bn.core.tensor import Tensor
 from tinygrad_bn.nn.instance_norm import InstanceNorm1d, InstanceNorm2d, InstanceNorm3d
 from tinygrad_bn.nn.normalisation import GroupNorm, LayerNorm, RMSNorm
+from tinygrad_bn.ops._activations import activated
 from tinygrad_bn.ops.batch_norm_residual import check_residual
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def act(y: Tensor, residual: Tensor | None, activation: str) -> Tensor:
     if residual is not None:
         check_residual(y, residual)
         y = ops.add(y, residual)
-    return y if activation == "none" else cast("Tensor", getattr(F, activation)(y))
+    return activated(y, activation)
 
 
 class _Activated(_Base):

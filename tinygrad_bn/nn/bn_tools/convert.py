@@ -9,12 +9,15 @@ from tinygrad_bn.core.tape import no_grad
 from tinygrad_bn.errors import ArgumentError, DTypeError, wrong
 from tinygrad_bn.nn.batch_norm import BatchNorm, BatchNorm1d, BatchNorm2d, BatchNorm3d
 from tinygrad_bn.nn.bn_tools.activated import ACTIVATED
+from tinygrad_bn.nn.bn_tools.fold import Folded
 from tinygrad_bn.nn.bn_tools.members import by_batches, second_of
 from tinygrad_bn.nn.bn_tools.sync import SyncBatchNorm
 from tinygrad_bn.nn.instance_norm import InstanceNorm1d, InstanceNorm2d, InstanceNorm3d, _InstanceNorm
 from tinygrad_bn.nn.linear import Identity
 from tinygrad_bn.nn.module import Module
 from tinygrad_bn.nn.normalisation import GroupNorm, LayerNorm, RMSNorm
+from tinygrad_bn.nn.norms._running import RunningNorm
+from tinygrad_bn.nn.norms.lazy import LazyBatchNorm
 
 CHANNELS = (BatchNorm, _InstanceNorm, GroupNorm)
 """Those that have a weight and a bias for each channel, on the second axis."""
@@ -60,9 +63,11 @@ def convert(model: Module, to: str | type[Any], *, of: Any = CHANNELS, **options
     Notes
     -----
     Carried over are eps, the mode, dtype and device, and the very parameters, where both have one for each channel:
-    names in the state dict and what an optimiser holds stay valid. Among batch norms also running statistics, momentum
-    and the switches. What normalises otherwise has other outputs, of course, and wants training. A batch norm's fused
-    activation, and its residual, stay. A layer that occurs twice is replaced by one layer. Hooks are not carried over.
+    names in the state dict and what an optimiser holds stay valid. Among batch norms also momentum, the switches and
+    running means and variances; among instance norms momentum and running statistics. What normalises otherwise has
+    other outputs, of course, and wants training. A batch norm's fused activation stays, and with it the residual that
+    may be passed; one without an activation becomes a layer that takes none, where it becomes no batch norm. A layer
+    that occurs twice is replaced by one. Hooks are not carried over.
 
     Layer normalisation of a picture's channels together is group normalisation with one group (Wu & He 2018, section
     3): "LayerNorm" for a layer of more than two axes gives ``GroupNorm(1, C)``.
@@ -90,7 +95,7 @@ def convert(model: Module, to: str | type[Any], *, of: Any = CHANNELS, **options
 
 
 def _of(module: Module, of: Any) -> bool:
-    return isinstance(module, of) or (of is CHANNELS and second_of(module) is not None and by_batches(module))
+    return isinstance(module, of) or (of is CHANNELS and isinstance(module, RunningNorm))
 
 
 def _known(to: object) -> type[Any] | str:
@@ -113,7 +118,9 @@ def _made(to: type[Any] | str, old: Any, options: dict[str, Any]) -> Module:
         options.setdefault("activation", activation)
     elif kind is not Identity and activation != "none":
         kind = _activated(kind, activation)
-    new: Module = Identity() if kind is Identity else _constructed(kind, old, options)
+    if kind is Identity:
+        return (Identity() if activation == "none" else Folded(activation)).train(old.training)
+    new = _constructed(kind, old, options)
     if hasattr(kind, "activation") and not issubclass(kind, BatchNorm):
         new.activation = activation
     _carry(old, new)
@@ -146,6 +153,12 @@ def _by_axes(to: str, old: Any) -> type[Any]:
 
 
 def _channels(old: Any) -> int:
+    if isinstance(old, LazyBatchNorm):
+        hint = "call the model once"
+        raise ArgumentError(wrong("convert", "model", "of layers that know their channels", repr(old), hint))
+    if getattr(old, "axis", 1) != 1:
+        hint = "leave such layers out by the argument 'of'"
+        raise ArgumentError(wrong("convert", "model", "free of batch norms of another axis than 1", repr(old), hint))
     for name in ("num_features", "num_channels"):
         if hasattr(old, name):
             return int(getattr(old, name))
@@ -170,6 +183,8 @@ def _constructed(kind: type[Any], old: Any, options: dict[str, Any]) -> Module:
     if issubclass(kind, LayerNorm | GroupNorm | _InstanceNorm | BatchNorm):
         given["bias"] = old.bias is not None
     if by_batches(old) and (issubclass(kind, BatchNorm) or hasattr(kind, "second")):
+        given |= {"momentum": old.momentum, "track_running_stats": old.track_running_stats}
+    if issubclass(kind, _InstanceNorm) and isinstance(old, _InstanceNorm):
         given |= {"momentum": old.momentum, "track_running_stats": old.track_running_stats}
     if issubclass(kind, BatchNorm) and isinstance(old, BatchNorm):
         given |= {"running_var": "unbiased" if old.unbiased else "biased", "on_single": old.on_single}
@@ -196,6 +211,8 @@ def _carry(old: Any, new: Any) -> None:
         if second_of(old) is not None and second_of(new) is not None:
             names += ["running_mean", "num_batches_tracked"]
             _carry_spread(old, new)
+    elif isinstance(old, _InstanceNorm) and isinstance(new, _InstanceNorm):
+        names += ["running_mean", "running_var", "num_batches_tracked"]
     for name in names:
         value, place = getattr(old, name, None), getattr(new, name, None)
         if value is not None and place is not None and value.shape == place.shape:

@@ -15,6 +15,7 @@ from tinygrad_bn.core.tape import Node, enable_grad, no_grad
 from tinygrad_bn.core.tensor import Tensor
 from tinygrad_bn.errors import ArgumentError, DTypeError, wrong
 from tinygrad_bn.nn.batch_norm import BatchNorm, BatchNorm1d, BatchNorm2d, BatchNorm3d
+from tinygrad_bn.nn.batch_norm_act import BatchNormAct2d
 from tinygrad_bn.nn.bn_tools.activated import act
 from tinygrad_bn.nn.bn_tools.fusion import fold_into
 from tinygrad_bn.nn.bn_tools.sync import SyncBatchNorm
@@ -26,7 +27,7 @@ from tinygrad_bn.ops._layout import product
 
 AHEAD: dict[type[Any], int] = {Linear: 2, Conv1d: 3, ConvTranspose1d: 3, Conv2d: 4, ConvTranspose2d: 4}
 """What a batch norm is folded into, and how many axes a batch of its results has."""
-NORMS = (BatchNorm1d, BatchNorm2d, BatchNorm3d, SyncBatchNorm)
+NORMS = (BatchNorm1d, BatchNorm2d, BatchNorm3d, BatchNormAct2d, SyncBatchNorm)
 TOLERANCE = 1e-3  # of the largest output: folding changes it by a few ulp
 SIDE = 32  # of the pictures, and the length of the sequences, of an example that is made up
 
@@ -79,8 +80,8 @@ def fold_bn(model: Module, example: Any = None, *, inplace: bool = False) -> Mod
     Notes
     -----
     Left as they are: batch norms that follow anything else, that are called more than once, that normalise by the batch
-    or have hooks; those behind a layer that is called more than once, whose result something else uses too, or that
-    shares its parameters, has hooks, or is a subclass. Outputs change by rounding alone (float32: a few 1e-7).
+    or have hooks; those behind a layer that is called more than once, whose result or parameters something else uses
+    too, or that has hooks, or is a subclass. Outputs change by rounding alone (float32: a few 1e-7).
 
     References
     ----------
@@ -182,12 +183,16 @@ class _Trace:
                 text = f"fold_bn: the model does not take an input of shape {self.args[0].shape}, which was made up: "
                 raise ArgumentError(f"{text}{error}\nHint: pass an example.") from error
 
+    def _used_here(self, parameter: Parameter) -> bool:
+        """Whether a parameter belongs to one layer, and nothing but that uses it."""
+        return self.owners[id(parameter)] == 1 and self.uses[id(parameter.node)] <= 1
+
     def _alone(self, *modules: Module) -> bool:
         """Whether each is called once, stands in one place and shares no parameter."""
         return all(
             self.calls[id(m)] == 1
             and self.places[id(m)] == 1
-            and all(self.owners[id(p)] == 1 for p in m._parameters.values() if p is not None)
+            and all(self._used_here(p) for p in m._parameters.values() if p is not None)
             for m in modules
         )
 
@@ -208,6 +213,7 @@ def _plain_norm(module: Module) -> bool:
         and not _hooked(module)
         and module.running_mean is not None
         and not module.use_batch_stats
+        and module.axis == 1
     )
 
 

@@ -152,6 +152,8 @@ def _check(op: str, layer: Any, bn: Any) -> None:
         raise ArgumentError(f"{op}: both layers must be in evaluation mode.\nHint: call eval() first.")
     if bn.running_mean is None:
         raise ArgumentError(f"{op}: 'bn' must have running statistics. Got none.")
+    if getattr(bn, "axis", 1) != 1:
+        raise ArgumentError(wrong(op, "bn", "of axis 1, the layer's channels", bn.axis))
     if getattr(bn, "activation", "none") != "none":
         hint = "take the activation out of the layer, and put it behind"
         raise ArgumentError(wrong(op, "bn", "without an activation", repr(bn.activation), hint))

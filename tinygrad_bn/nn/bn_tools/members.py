@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeGuard
 
 from tinygrad_bn.core.tensor import Tensor
+from tinygrad_bn.functional.masked import Form
 from tinygrad_bn.nn.batch_norm import BatchNorm
 
 SECOND = ("running_var", "running_std")
@@ -25,4 +26,15 @@ def second_of(layer: Any) -> str | None:
     found: Tensor | None = getattr(layer, name, None)
     if name not in SECOND or found is None or layer.running_mean is None:
         return None
-    return name if found.shape == layer.running_mean.shape == (layer.num_features,) else None
+    size = layer.num_features if isinstance(layer.num_features, tuple) else (layer.num_features,)
+    return name if found.shape == layer.running_mean.shape == size else None
+
+
+def normalised_by(layer: Any, x: Tensor, mask: Tensor | None = None) -> Tensor | None:
+    """Return what of an input goes into a layer's statistics, as (N, C, …) or (m, C); None where it does not fit."""
+    axis = getattr(layer, "axis", 1)
+    size = layer.num_features if isinstance(layer.num_features, tuple) else (layer.num_features,)
+    if axis == 1 and mask is None:
+        return x if x.array.ndim > 1 and x.array.shape[1:2] == size else None
+    form = Form(type(layer).__name__, x, axis, mask)
+    return form.inward(x.detach()) if form.features == size else None

@@ -12,17 +12,17 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from tinygrad_bn import functional as F
 from tinygrad_bn import ops
 from tinygrad_bn.core.dtype import float64
 from tinygrad_bn.core.tape import Gradients, Node, mode, no_grad, record
 from tinygrad_bn.core.tensor import Tensor
-from tinygrad_bn.errors import ArgumentError
+from tinygrad_bn.errors import ArgumentError, wrong
 from tinygrad_bn.functional.normalisation import check_running, commit
 from tinygrad_bn.nn.batch_norm import BatchNorm
 from tinygrad_bn.nn.bn_tools.communicator import Communicator
 from tinygrad_bn.nn.bn_tools.moments import Moments, merge
 from tinygrad_bn.nn.module import Module
+from tinygrad_bn.ops._activations import activated
 from tinygrad_bn.ops._channels import check, new_rows
 from tinygrad_bn.ops._norm_gradients import axes_of
 from tinygrad_bn.ops.batch_norm import Statistics, or_nothing
@@ -165,6 +165,8 @@ class SyncBatchNorm(BatchNorm):
         **options: Any,
     ) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, **options)
+        if self.axis != 1:
+            raise ArgumentError(wrong("SyncBatchNorm", "axis", "1", repr(self.axis), "permute the input"))
         self.process_group = process_group
 
     def forward_activated(self, input: Tensor, activation: str, residual: Tensor | None = None) -> Tensor:
@@ -184,11 +186,20 @@ class SyncBatchNorm(BatchNorm):
         if residual is not None:
             check_residual(input, residual)
             y = ops.add(y, residual)
-        return y if activation == "none" else cast("Tensor", getattr(F, activation)(y))
+        return activated(y, activation)
 
     def forward_linear(self, linear: Any, input: Tensor, activation: str) -> Tensor:
         """Return ``forward_activated(linear(input), activation)``."""
         return self.forward_activated(linear.forward(input), activation)
+
+    def _formed(self, input: Tensor, activation: str, residual: Tensor | None, mask: Tensor | None) -> Tensor:
+        """Normalise what a mask leaves: of this rank alone, so that it must be the only one."""
+        if self.process_group is not None and self.process_group.size > 1 and self._takes_batch():
+            hint = "select what counts first: x.transpose(1, 2)[mask], shape (m, C)"
+            raise ArgumentError(
+                wrong("SyncBatchNorm", "mask", "None where statistics go over several ranks", "one", hint)
+            )
+        return super()._formed(input, activation, residual, mask)
 
     def together(self, moments: Moments | None) -> Moments | None:
         """Return the moments of all ranks, merged in their order; None stands for none."""

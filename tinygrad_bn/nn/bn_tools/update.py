@@ -7,7 +7,7 @@ statistics are those of a set of batches under the weights as they are: Wu & Joh
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from itertools import islice
 from typing import Any
@@ -16,10 +16,12 @@ from tinygrad_bn import ops
 from tinygrad_bn.core.tape import no_grad
 from tinygrad_bn.core.tensor import Tensor
 from tinygrad_bn.errors import ArgumentError, DTypeError, wrong
-from tinygrad_bn.nn.bn_tools.members import by_batches, second_of
+from tinygrad_bn.nn.bn_tools.members import by_batches, normalised_by, second_of
 from tinygrad_bn.nn.bn_tools.moments import Moments
 from tinygrad_bn.nn.bn_tools.sync import SyncBatchNorm
 from tinygrad_bn.nn.module import Module
+from tinygrad_bn.nn.norms.lazy import LazyBatchNorm
+from tinygrad_bn.nn.norms.recurrent import SeparatedBatchNorm1d
 
 
 def update_bn(model: Module, loader: Iterable[Any], device: Any = None, *, max_batches: int | None = None) -> None:
@@ -51,11 +53,11 @@ def update_bn(model: Module, loader: Iterable[Any], device: Any = None, *, max_b
     Bessel's factor of the whole count where the layer asks for it.
 
     The same goes for the members of the family with a mean and a variance or deviation: ghost, noisy and synchronised
-    batch norm (over all ranks), batch renormalisation. Left alone are layers without running statistics, layers whose
-    ``update_stats`` is False, and, with a warning, those with statistics of another kind, such as a covariance, and
-    those that were never called. A batch whose statistics are not finite is not counted; the layer's
-    ``skipped_batches`` is. The average over batches alike, as ``momentum=None`` and PyTorch's ``update_bn`` have it,
-    differs where batches differ in size, and its variance lacks what lies between the batches' means.
+    batch norm (over all ranks), batch renormalisation, and, by time step, recurrent batch norm. Left alone are layers
+    without running statistics, layers whose ``update_stats`` is False, and, with a warning, those with statistics of
+    another kind, such as a covariance, and those that were never called. A batch whose statistics are not finite is not
+    counted; the layer's ``skipped_batches`` is. The average over batches alike, as ``momentum=None`` and PyTorch's
+    ``update_bn`` have it, differs where batches differ in size, and its variance lacks what lies between their means.
 
     References
     ----------
@@ -75,7 +77,7 @@ def update_bn(model: Module, loader: Iterable[Any], device: Any = None, *, max_b
     if max_batches is not None and (not isinstance(max_batches, int) or max_batches < 1):
         raise ArgumentError(wrong(op, "max_batches", "an int of at least 1, or None", repr(max_batches)))
     moving = [m for m in model.modules() if by_batches(m) and m.track_running_stats and m.update_stats]
-    watched: dict[Any, Watched] = {m: Watched() for m in moving if second_of(m) is not None}
+    watched = {m: found for m in moving if (found := _watch_of(m)) is not None}
     others = [name or type(m).__name__ for name, m in model.named_modules() if m in moving and m not in watched]
     if others:
         text = f"{op}: statistics that are no mean and variance are left as they are: {', '.join(others)}."
@@ -84,7 +86,8 @@ def update_bn(model: Module, loader: Iterable[Any], device: Any = None, *, max_b
         return
     with no_grad(), _watching(model, watched):
         if not sum(1 for _ in map(model, _inputs(islice(loader, max_batches), device))):
-            raise ArgumentError(f"{op}: 'loader' must yield at least one batch. Got none.")
+            hint = "a generator can be gone through only once: pass a list or a DataLoader"
+            raise ArgumentError(f"{op}: 'loader' must yield at least one batch. Got none.\nHint: {hint}.")
     for layer, found in watched.items():
         found.write(layer)
     missed = [name for name, m in model.named_modules() if m in watched and not watched[m].batches]
@@ -104,9 +107,14 @@ class Watched:
     def see(self, module: Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Take an input in, as a hook ahead of forward."""
         x = args[0] if args else kwargs.get("input")
-        if not isinstance(x, Tensor) or x.array.ndim < 2 or not x.array.size:
+        if not isinstance(x, Tensor) or not x.array.size:
             return  # forward says what is wrong with it, or that it is empty
-        found = Moments.of(x)
+        if isinstance(module, LazyBatchNorm):
+            module.initialize_parameters(x)
+        values = normalised_by(module, x, kwargs.get("mask"))
+        if values is None or not values.array.size:
+            return
+        found = Moments.exactly(values)
         if not found.is_finite():
             self.skipped += 1
             return
@@ -123,11 +131,50 @@ class Watched:
         if moments is None or second is None:
             return
         with no_grad():
-            layer.running_mean.copy_(ops.to(moments.mean, layer.running_mean.dtype))
             buffer: Tensor = getattr(layer, second)
-            buffer.copy_(ops.to(_spread(moments, layer, second), buffer.dtype))
+            for place, value in ((layer.running_mean, moments.mean), (buffer, _spread(moments, layer, second))):
+                place.copy_(ops.reshape(ops.to(value, place.dtype), place.shape))
             if second == "running_var":  # batch renormalisation's schedule goes by the number of batches
                 layer.num_batches_tracked.fill_(self.batches)
+
+
+class WatchedSteps:
+    """What a layer with statistics of each time step's own has seen so far."""
+
+    def __init__(self) -> None:
+        self.steps: dict[int, Watched] = {}
+
+    @property
+    def batches(self) -> int:
+        """How many calls were counted."""
+        return sum(step.batches for step in self.steps.values())
+
+    def see(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Take an input in, as a hook ahead of forward."""
+        time = args[1] if len(args) > 1 else kwargs.get("time")
+        if isinstance(time, int) and time >= 0:
+            self.steps.setdefault(min(time, module.max_length - 1), Watched()).see(module, args, kwargs)
+
+    def write(self, layer: Any) -> None:
+        """Put what was seen into a layer's buffers."""
+        for time, step in self.steps.items():
+            layer._skipped[()] += step.skipped
+            if step.moments is None:
+                continue
+            with no_grad():
+                for buffer, value in (
+                    (layer.running_mean, step.moments.mean),
+                    (layer.running_var, step.moments.var(True)),
+                ):
+                    buffer[time] = ops.to(value, buffer.dtype)
+                layer.num_batches_tracked[time] = step.batches
+
+
+def _watch_of(layer: Any) -> Watched | WatchedSteps | None:
+    """What watches a layer; None: its statistics are of another kind."""
+    if isinstance(layer, SeparatedBatchNorm1d):
+        return WatchedSteps()
+    return None if second_of(layer) is None else Watched()
 
 
 def _spread(moments: Moments, layer: Any, second: str) -> Tensor:
@@ -144,7 +191,7 @@ def _inputs(loader: Iterable[Any], device: Any) -> Iterator[Any]:
 
 
 @contextmanager
-def _watching(model: Module, watched: dict[Any, Watched]) -> Iterator[None]:
+def _watching(model: Module, watched: Mapping[Any, Watched | WatchedSteps]) -> Iterator[None]:
     """Within the block the model is evaluated, but for these layers, which normalise by the batch and are watched."""
     with ExitStack() as after:
         for module in model.modules():

@@ -57,6 +57,8 @@ class SeparatedBatchNorm1d(Affine):
         Buffers, which start at 0 and 1; the variance is unbiased.
     num_batches_tracked : Tensor, shape (max_length,), int64
         A buffer.
+    update_stats, use_batch_stats
+        Switches as for ``BatchNorm1d``.
 
     References
     ----------
@@ -85,6 +87,9 @@ class SeparatedBatchNorm1d(Affine):
         self.max_length = max_length
         self.eps = checked_eps(op, eps)
         self.momentum = None if momentum is None else checked_momentum(momentum, op)
+        self.track_running_stats = True
+        self.update_stats = True
+        self.use_batch_stats: bool | None = None
         self._skipped = np.zeros((), np.int64)
         self._register((num_features,), True, bias, device, dtype)
         for name in ("running_mean", "running_var"):
@@ -131,9 +136,11 @@ class SeparatedBatchNorm1d(Affine):
         mean, var, tracked = (
             self._at(t, time) for t in (self.running_mean, self.running_var, self.num_batches_tracked)
         )
-        if not self.training:
+        if not (self.training if self.use_batch_stats is None else self.use_batch_stats):
             return batch_norm_eval(x, mean, var, self.weight, self.bias, self.eps)
         y, statistics = batch_norm_train(x, self.weight, self.bias, self.eps)
+        if not (self.training and self.update_stats):
+            return y
         commit(statistics, mean, var, self.momentum, True, tracked, self._skipped)
         for t in (self.running_mean, self.running_var, self.num_batches_tracked):
             t.bump()
