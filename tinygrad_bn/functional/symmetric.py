@@ -2,10 +2,16 @@
 
     W = Σ^(-1/2):   gΣ = -X,  S X + X S = W gW W,  S = Σ^(1/2)        since dΣ = dS S + S dS and dW = -W dS W
     A X + X A = Q:  gQ = Y,  gA = -(Y Xᵀ + Xᵀ Y),  A Y + Y A = gX
+    Newton:         P ← H P,  Q ← Q H,  H = (3 I - P Q) / 2            from P = I, Q = A: P → A^(-1/2), Q → A^(1/2)
 
 In the basis of A's eigenvectors the second is a division by sums of two eigenvalues, which are positive. No difference
 of eigenvalues stands in a denominator, as it does where eigenvectors are differentiated: equal ones do no harm, and
 derivatives of any order follow. Eigenvalues come from LAPACK by way of NumPy, in float64.
+
+Newton's iteration is the P ← (3 P - P³ A) / 2 of Huang et al. 2019 with Q = A P carried along, at the same three
+products a step. Carried along it has to be: with A itself in the step, a rounding error that does not commute with A is
+multiplied by up to |1 - (κ + √κ) / 2|, κ the condition number, at every step: more than 1 from κ = 2.5 on. P and Q
+together forget it (Higham 1997, Stable iterations for the matrix square root, Numerical Algorithms 15).
 """
 
 from __future__ import annotations
@@ -18,6 +24,9 @@ from tinygrad_bn.core.tape import Gradients, Node, record
 from tinygrad_bn.core.tensor import Array, Tensor
 from tinygrad_bn.kernels.spec import Kernel, Spec
 from tinygrad_bn.ops._common import new, plain
+
+_RAISED = 8
+"""Ulp of the trace: what products of matrices in the inputs' dtype leave of an eigenvalue that is 0, and some more."""
 
 
 def _eigen(a: Array) -> tuple[Array, Array, Array]:
@@ -99,15 +108,17 @@ def lyapunov(a: Tensor, q: Tensor) -> Tensor:
 
 
 def newton_root(cov: Tensor, iterations: int) -> Tensor:
-    """Return Σ^(-1/2), approached by Newton's iterations: P ← (3 P - P³ Σ / tr Σ) / 2 from I, then P / √tr Σ.
+    """Return Σ^(-1/2), approached by Newton's iterations of A = Σ / tr Σ, whose P is divided by √tr Σ in the end.
 
-    Rounding grows with the iterations where the largest and the smallest eigenvalue are far apart: a dozen or two.
+    A is raised by some ulp: an eigenvalue that rounding left below 0 would have no root to converge to.
     """
     one = ops.eye(cov.array.shape[1], dtype=cov.dtype, device=cov.device)
     trace = ops.sum(ops.mul(cov, one), (1, 2), True)
-    normalised = ops.div(cov, trace)
+    raised = _RAISED * float(np.finfo(cov.dtype.storage).eps)
+    q = ops.add(ops.div(cov, trace), ops.mul(one, raised))
     p = ops.expand(one, cov.array.shape)
-    for _ in range(iterations):
-        cube = ops.matmul(ops.matmul(p, p), p)
-        p = ops.sub(ops.mul(p, 1.5), ops.mul(ops.matmul(cube, normalised), 0.5))
+    for left in reversed(range(iterations)):
+        h = ops.sub(ops.mul(one, 1.5), ops.mul(ops.matmul(p, q), 0.5))
+        p = ops.matmul(h, p)
+        q = ops.matmul(q, h) if left else q
     return ops.div(p, ops.sqrt(trace))

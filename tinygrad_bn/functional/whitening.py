@@ -2,7 +2,7 @@
 
     Σ = mean((x - μ)(x - μ)ᵀ) + eps I,   y = W (x - μ) · weight + bias
     ZCA        W = Σ^(-1/2), by eigenvalues
-    IterNorm   P_0 = I,  P_k = (3 P_(k-1) - P_(k-1)³ Σ / tr Σ) / 2,  W = P_T / √tr Σ
+    IterNorm   P_0 = I,  P_k = (3 P_(k-1) - P_(k-1)³ Σ / tr Σ) / 2,  W = P_T / √tr Σ    (how: functional/symmetric.py)
 
 Huang et al. 2018 (arXiv:1804.08450) and 2019 (arXiv:1904.03441).
 """
@@ -57,7 +57,7 @@ def decorrelated_batch_norm(
     ----------
     Huang, Yang, Lang & Deng 2018 (arXiv:1804.08450), Algorithm 1.
     """
-    return _whitened("decorrelated_batch_norm", input, group_size, weight, bias, eps, inverse_root)
+    return _whitened("decorrelated_batch_norm", input, group_size, weight, bias, eps, inverse_root, True)
 
 
 def iter_norm(
@@ -75,7 +75,8 @@ def iter_norm(
     input, group_size, weight, bias, eps
         As there.
     iterations : int
-        T. More whiten better; few leave small eigenvalues small, and the batch's noise in them.
+        T, the paper's is 5. A direction of eigenvalue λ is white after about ln(tr Σ / λ) / 0.8 of them; until then it
+        grows by a factor of 1.5 in each, so that few keep the batch's noise in small ones small.
 
     Returns
     -------
@@ -84,7 +85,14 @@ def iter_norm(
 
     Raises
     ------
-    ShapeError, DTypeError, DeviceError, ArgumentError
+    ShapeError, DTypeError, DeviceError
+    ArgumentError
+        If the groups do not make up the channels, or if a channel has one value. Fewer values than channels of a group
+        are no error as in ``decorrelated_batch_norm``: directions without values are not inverted.
+
+    Notes
+    -----
+    Any number of iterations is stable, in either dtype: more than are needed change nothing.
 
     References
     ----------
@@ -92,7 +100,7 @@ def iter_norm(
     """
     if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
         raise ArgumentError(wrong("iter_norm", "iterations", "an int of at least 1", repr(iterations)))
-    return _whitened("iter_norm", input, group_size, weight, bias, eps, lambda cov: newton_root(cov, iterations))
+    return _whitened("iter_norm", input, group_size, weight, bias, eps, lambda cov: newton_root(cov, iterations), False)
 
 
 def check_groups(op: str, name: str, channels: int, size: object) -> None:
@@ -113,7 +121,9 @@ def _whitened(
     bias: Tensor | None,
     eps: float,
     root: Callable[[Tensor], Tensor],
+    full_rank: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """Whiten by a root of Σ⁻¹, which may need more values than a group has channels."""
     x = checked_input(op, input, weight=weight, bias=bias)
     channels = x.array.shape[1]
     check_groups(op, "input", channels, size)
@@ -122,7 +132,8 @@ def _whitened(
         of_x = (Tensor(a.astype(x.dtype.storage), x.dtype, x.device) for a in (mean, projection))
         return (scaled(x, weight, bias), *of_x)  # type: ignore[return-value]  # two
     count = x.array.size // channels
-    check_values(op, x, count, max(size, 1) + 1, "use larger batches or smaller groups, or eval mode")
+    least = size + 1 if full_rank else 2
+    check_values(op, x, count, least, "use larger batches or smaller groups, or eval mode")
     rows, means = centred(rows_of(x))
     groups = ops.reshape(rows, (channels // size, size, count))
     one = ops.eye(size, dtype=x.dtype, device=x.device)

@@ -150,7 +150,7 @@ class IterNorm(_Whitening):
     group_size : int, optional
         How many consecutive channels are made uncorrelated, a divisor of C; default: all. The paper's is 64.
     T : int
-        How many iterations.
+        How many iterations: few leave small eigenvalues small, and any number is stable; see ``functional.iter_norm``.
     eps, momentum, affine, track_running_stats, device, dtype
         As for ``DecorrelatedBatchNorm``.
 
