@@ -159,7 +159,7 @@ from tinygrad_bn.ops import (
 
 __version__ = "0.1.0"
 
-__all__ = [  # autograd, data, models, testing and train are imported on first use
+__all__ = [  # autograd, data, experiments, models, testing and train are imported on first use
     "Generator",
     "Tensor",
     "__version__",
@@ -210,6 +210,7 @@ __all__ = [  # autograd, data, models, testing and train are imported on first u
     "errors",
     "exp",
     "expand",
+    "experiments",
     "expm1",
     "eye",
     "flatten",

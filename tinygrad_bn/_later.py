@@ -7,7 +7,7 @@ from typing import Any
 
 from tinygrad_bn import errors
 
-PACKAGES = ("autograd", "data", "doctor", "models", "profiler", "replay", "testing", "train", "utils")
+PACKAGES = ("autograd", "data", "doctor", "experiments", "models", "profiler", "replay", "testing", "train", "utils")
 NAMES = {
     "capture": "replay",
     "checkpoint": "utils.checkpoint",

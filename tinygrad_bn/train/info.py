@@ -30,14 +30,15 @@ def versions() -> dict[str, str]:
 
 def info() -> str:
     """Return a report, a line an item."""
-    rows = [*versions().items(), ("platform", platform.platform()), ("processor", _processor())]
+    rows = [*versions().items(), ("platform", platform.platform()), ("processor", processor())]
     rows += [("vector width", _vectors()), ("threads", _threads()), *_blas(), ("devices", _devices())]
     rows += [("dtypes", _dtypes()), ("convolution algorithm", cpu.conv_algorithm), *_cache()]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Return the processor's name, and what LLVM calls it."""
     from llvmlite import binding
 
     names = Path("/proc/cpuinfo")

@@ -1,0 +1,1 @@
+"""What all experiments share: from the command line to the report."""
