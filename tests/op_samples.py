@@ -1800,7 +1800,7 @@ def bn_faults(op: Call) -> list[Fault]:
             "dtype",
             lambda: op(x, tb.zeros(3, dtype=tb.float64)),
             errors.DTypeError,
-            r"^batch_norm: 'weight' must have dtype float32, as input has\. Got float64\.$",
+            r"^batch_norm: 'weight' must have dtype float32, as input has\. Got float64\.\nHint: convert the layer",
         ),
         _fault(
             "device",
@@ -1813,9 +1813,9 @@ def bn_faults(op: Call) -> list[Fault]:
         ),
         _fault(
             "activation",
-            lambda: op(x, None, activation="gelu"),
+            lambda: op(x, None, activation="swish"),
             errors.ArgumentError,
-            r"^batch_norm: 'activation' must be one of none, relu, sigmoid\. Got 'gelu'\.$",
+            r"^batch_norm: 'activation' must be one of none, relu, sigmoid, leaky_relu, tanh, silu, gelu, gelu_tanh",
         ),
     ]
 

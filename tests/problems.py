@@ -204,6 +204,7 @@ def normalisations(draw: st.DrawFn, name: str, dtype: str) -> Arguments:
         "bias": p.bias,
         "eps": p.eps,
         "act": p.act,
+        "slope": p.slope,
         "y": blank(p.x.shape, dtype),
         "statistics": statistics,
         "parts": blank((c, cuts, 3), np.float64),
@@ -211,7 +212,7 @@ def normalisations(draw: st.DrawFn, name: str, dtype: str) -> Arguments:
     if name == "batch_norm_train":
         return train
     ref.kernels.batch_norm_train.serial(*train.values())
-    if p.act == 1 and name.endswith("backward"):
+    if p.act in (1, 3) and name.endswith("backward"):
         plain = {**train, "act": 0, "y": np.empty(p.x.shape)}
         ref.kernels.batch_norm_train.serial(*plain.values())
         assume(np.abs(plain["y"]).min() > 1e-4)  # nothing so near the kink that rounding decides
@@ -224,11 +225,13 @@ def normalisations(draw: st.DrawFn, name: str, dtype: str) -> Arguments:
             "bias": p.bias,
             "statistics": statistics,
             "act": p.act,
+            "slope": p.slope,
             **gradients,
             "parts": train["parts"],
         }
     mean, var = statistics[0].copy(), statistics[2].copy()
-    given_ = {"x": p.x, "weight": p.weight, "bias": p.bias, "mean": mean, "var": var, "eps": p.eps, "act": p.act}
+    given_ = {"x": p.x, "weight": p.weight, "bias": p.bias, "mean": mean, "var": var, "eps": p.eps}
+    given_ |= {"act": p.act, "slope": p.slope}
     if name == "batch_norm_eval":
         return {**given_, "y": blank(p.x.shape, dtype), "statistics": blank((4, c), dtype)}
     scratch = {"statistics": blank((4, c), dtype), "parts": blank((c, cuts, 3), np.float64)}
@@ -380,6 +383,7 @@ def _hot() -> dict[str, Callable[[], Arguments]]:
             "bias": f(c),
             "eps": 1e-5,
             "act": act,
+            "slope": 0 if act < 2 else 0.25,
             "y": blank((n, c, length), np.float32),
             "statistics": blank((4, c), np.float32),
             "parts": blank((c, cuts, 3), np.float64),
@@ -394,6 +398,7 @@ def _hot() -> dict[str, Callable[[], Arguments]]:
             "bias": train["bias"],
             "statistics": train["statistics"],
             "act": act,
+            "slope": train["slope"],
             "gx": blank((n, c, length), np.float32),
             "gweight": blank(c, np.float32),
             "gbias": blank(c, np.float32),
@@ -449,6 +454,7 @@ def _hot() -> dict[str, Callable[[], Arguments]]:
         "batch_norm_backward parts": lambda: bn(64, 3, 333, 4, True),
         "batch_norm_backward columns": lambda: bn(700, 50, 1, 2, True),
         "batch_norm_train sigmoid": lambda: bn(64, 3, 333, 4, act=2),
+        **{f"batch_norm_train act {act}": lambda act=act: bn(16, 9, 200, 1, act=act) for act in (3, 4, 5, 6, 7)},
         "batch_norm_backward sigmoid rows": lambda: bn(64, 3, 333, 4, True, act=2),
         "batch_norm_backward sigmoid columns": lambda: bn(700, 50, 1, 2, True, act=2),
         "matmul_nn": lambda: product("matmul_nn", 101, 67, 83),

@@ -46,6 +46,7 @@ def _large(backward: bool, act: int) -> Arguments:
         "bias": rng.standard_normal(c).astype(np.float32),
         "eps": 1e-5,
         "act": act,
+        "slope": 0 if act < 2 else 0.25,
         "y": blank((n, c), np.float32),
         "statistics": blank((4, c), np.float32),
     }
@@ -54,7 +55,7 @@ def _large(backward: bool, act: int) -> Arguments:
     ref.kernels.batch_norm_block.serial(*train.values())
     return {
         "gy": rng.standard_normal((n, c)).astype(np.float32),
-        **{k: train[k] for k in ("x", "weight", "bias", "statistics", "act")},
+        **{k: train[k] for k in ("x", "weight", "bias", "statistics", "act", "slope")},
         "gx": blank((n, c), np.float32),
         "gweight": blank(c, np.float32),
         "gbias": blank(c, np.float32),

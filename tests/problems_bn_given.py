@@ -36,7 +36,8 @@ def problem(rng: Any, name: str, p: Any, cuts: int, more: bool) -> Arguments:
     ref.kernels.batch_norm_statistics.serial(p.x, p.eps, rows, blank((c, 1, 3), np.float64))
     residual = rng.standard_normal(p.x.shape if more else 0).astype(dtype)
     affine = {"weight": p.weight, "bias": p.bias}
-    return {"x": p.x, "residual": residual, **affine, "statistics": rows, "act": p.act, "y": blank(p.x.shape, dtype)}
+    act = {"statistics": rows, "act": p.act, "slope": p.slope}
+    return {"x": p.x, "residual": residual, **affine, **act, "y": blank(p.x.shape, dtype)}
 
 
 def _terms(before: Arguments) -> dict[str, Array]:
@@ -73,7 +74,7 @@ def _large(name: str, n: int, c: int, length: int, cuts: int) -> Arguments:
     rng = np.random.default_rng(0)
     x, gy = (rng.standard_normal((n, c, length)).astype(np.float32) for _ in range(2))
     weight, bias = (rng.standard_normal(c).astype(np.float32) for _ in range(2))
-    return problem(rng, name, strategies.Batch(x, gy, weight, bias, 1e-5, 1), cuts, cuts > 1)
+    return problem(rng, name, strategies.Batch(x, gy, weight, bias, 1e-5, 1, 0), cuts, cuts > 1)
 
 
 SHAPES = {"rows": (16, 9, 200, 1), "parts": (64, 3, 333, 4), "columns": (700, 50, 1, 2)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from problems import HOT, MAKERS, SCALES, Arguments, Array, blank
 from tinygrad_bn.core.device import ref
 
 
-def problem(rng: Any, p: Any, name: str, act: int, cuts: int, dtype: str) -> Arguments:
+def problem(rng: Any, p: Any, name: str, code: int, cuts: int, dtype: str) -> Arguments:
     """The arguments of one of the four kernels, from a batch p and whatever else is drawn."""
     n, c, length = p.x.shape
     rows, scratch = blank((4, c), dtype), blank((c, cuts, 3), np.float64)
@@ -25,28 +26,31 @@ def problem(rng: Any, p: Any, name: str, act: int, cuts: int, dtype: str) -> Arg
             "var": (p.x.var((0, 2), dtype=np.float64) + 0.1).astype(dtype),
         }
     y = {"y": blank(p.x.shape, dtype)}
+    act = {"act": code, "slope": p.slope}
     affine = {"weight": p.weight, "bias": p.bias, **fixed}
     work = {"statistics": rows} if fixed else {"statistics": rows, "parts": scratch}
-    forward = {"x": p.x, "residual": residual, **affine, "eps": p.eps, "act": act, **y, **work}
+    forward = {"x": p.x, "residual": residual, **affine, "eps": p.eps, **act, **y, **work}
     if not name.endswith("backward"):
         return forward
     getattr(ref.kernels, name.removesuffix("_backward")).serial(*forward.values())
     gradients = {"gx": blank(p.x.shape, dtype), "gresidual": blank(p.x.shape, dtype)}
     gradients |= {"gweight": blank(c, dtype), "gbias": blank(c, dtype)}
-    given = {"gy": p.gy, "x": p.x, "y": forward["y"], **affine}
+    kept = residual if code > 4 or p.slope < 0 else forward["y"]
+    given = {"gy": p.gy, "x": p.x, "kept": kept, **affine}
     if fixed:
-        return {**given, "eps": p.eps, "act": act, **gradients, "statistics": rows, "parts": scratch}
-    return {**given, "statistics": rows, "act": act, **gradients, "parts": scratch}
+        return {**given, "eps": p.eps, **act, **gradients, "statistics": rows, "parts": scratch}
+    return {**given, "statistics": rows, **act, **gradients, "parts": scratch}
 
 
 @st.composite
 def normalisations(draw: st.DrawFn, name: str, dtype: str) -> Arguments:
-    """As those of batch normalisation; y comes from the reference, so that no rounding decides on the ReLU's slope."""
+    """As those of batch normalisation; y comes from the reference, so that no rounding decides on a slope."""
     backward = name.endswith("backward")
     p = draw(strategies.batches(dtype, max_mean=100.0))
-    act = draw(st.integers(1, 2)) if backward else p.act
+    act = draw(st.integers(1, 7)) if backward else p.act
+    slope = p.slope if act == 3 else 0.0
     rng = np.random.default_rng(draw(st.integers(0, 99)))
-    arguments = problem(rng, p, name, act, draw(st.integers(1, min(p.x.shape[0], 3))), dtype)
+    arguments = problem(rng, replace(p, slope=slope), name, act, draw(st.integers(1, min(p.x.shape[0], 3))), dtype)
     assume("eval" not in name or (arguments["var"] > 0.05).all())
     return arguments
 
@@ -79,7 +83,9 @@ def _large(name: str, n: int, c: int, length: int, cuts: int, act: int) -> Argum
     rng = np.random.default_rng(0)
     x, gy = (rng.standard_normal((n, c, length)).astype(np.float32) for _ in range(2))
     weight, bias = (rng.standard_normal(c).astype(np.float32) for _ in range(2))
-    return problem(rng, strategies.Batch(x, gy, weight, bias, 1e-5, act), name, act, cuts, "float32")
+    return problem(
+        rng, strategies.Batch(x, gy, weight, bias, 1e-5, act, 0 if act < 2 else 0.0), name, act, cuts, "float32"
+    )
 
 
 SHAPES = {"rows": (16, 9, 200, 1), "parts": (64, 3, 333, 4), "columns": (700, 50, 1, 2)}
@@ -88,7 +94,7 @@ SHAPES = {"rows": (16, 9, 200, 1), "parts": (64, 3, 333, 4), "columns": (700, 50
 def _plain_eval_backward() -> Arguments:
     """The kernel without a residual, whose batch is cut into parts."""
     given = _large("batch_norm_residual_eval_backward", *SHAPES["parts"], 1)
-    del given["y"], given["gresidual"]
+    del given["kept"], given["gresidual"]
     return given
 
 

@@ -16,11 +16,11 @@ from tinygrad_bn.core.device import ref
 def chains(draw: st.DrawFn, name: str, dtype: str) -> Arguments:
     m, k, n = draw(st.integers(2, 20)), draw(st.integers(1, 20)), draw(st.integers(1, 60))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    forward = chain(rng, m, k, n, draw(st.integers(0, 2)), dtype, affine=draw(st.booleans()))
+    forward = chain(rng, m, k, n, draw(st.integers(0, 7)), dtype, affine=draw(st.booleans()))
     ref.kernels.linear_batch_norm.serial(*forward.values())
     z = forward["z"].astype(np.float64)
     assume(z.var(0).min() > 1e-2 * (1 + z.mean(0) ** 2).max())  # else rounding of z decides on everything behind it
-    if forward["act"] == 1:
+    if forward["act"] in (1, 3):
         plain = {**forward, "act": 0, "y": np.empty((m, n), dtype)}
         ref.kernels.linear_batch_norm.serial(*plain.values())
         assume(np.abs(plain["y"]).min() > 1e-4)
@@ -30,7 +30,9 @@ def chains(draw: st.DrawFn, name: str, dtype: str) -> Arguments:
     return back(rng, forward, for_x=draw(st.booleans()))
 
 
-def chain(rng: Any, m: int, k: int, n: int, act: int, dtype: str, affine: bool = True) -> Arguments:
+def chain(
+    rng: Any, m: int, k: int, n: int, act: int, dtype: str, affine: bool = True, slope: float = 0.25
+) -> Arguments:
     return {
         "x": rng.standard_normal((m, k)).astype(dtype),
         "weight": rng.standard_normal((n, k)).astype(dtype),
@@ -38,6 +40,7 @@ def chain(rng: Any, m: int, k: int, n: int, act: int, dtype: str, affine: bool =
         "bias": rng.standard_normal(n if affine else 0).astype(dtype),
         "eps": 1e-5,
         "act": act,
+        "slope": slope,
         "z": blank((m, n), dtype),
         "statistics": blank((4, n), dtype),
         "y": blank((m, n), dtype),
@@ -48,7 +51,7 @@ def back(rng: Any, forward: Arguments, for_x: bool) -> Arguments:
     x, weight, z = forward["x"], forward["weight"], forward["z"]
     return {
         "gy": rng.standard_normal(z.shape).astype(z.dtype),
-        **{key: forward[key] for key in ("x", "weight", "gain", "bias", "z", "statistics", "act")},
+        **{key: forward[key] for key in ("x", "weight", "gain", "bias", "z", "statistics", "act", "slope")},
         "gz": blank(z.shape, z.dtype),
         "gx": blank(x.shape if for_x else (0, 0), z.dtype),
         "gweight": blank(weight.shape, z.dtype),
@@ -81,7 +84,7 @@ SCALES.update(dict.fromkeys(NAMES, _terms))
 
 def _large(backward: bool, act: int, for_x: bool = True) -> Arguments:
     rng = np.random.default_rng(0)
-    forward = chain(rng, 60, 203, 101, act, "float32")
+    forward = chain(rng, 60, 203, 101, act, "float32", slope=0 if act < 2 else 0.25)
     if not backward:
         return forward
     ref.kernels.linear_batch_norm.serial(*forward.values())

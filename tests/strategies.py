@@ -64,6 +64,7 @@ class Batch:
     bias: Array
     eps: float
     act: int
+    slope: float = 0.25
 
     @property
     def count(self) -> int:
@@ -102,5 +103,6 @@ def batches(
         rng.uniform(-2, 2, c if has_weight else 0).astype(kind),
         rng.standard_normal(c if has_bias else 0).astype(kind),
         draw(st.sampled_from([1e-5, 1e-3, 0.1])),
-        draw(st.integers(0, 2)) if act is None else act,
+        draw(st.integers(0, 7)) if act is None else act,
+        draw(st.sampled_from([0.25, 0.0, 1.5, -0.5])),
     )

@@ -11,6 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import tinygrad_bn as tb
+from tinygrad_bn.ops._activations import ACTIVATIONS
 from tinygrad_bn.ops.batch_norm import batch_norm_eval, batch_norm_train
 from tinygrad_bn.testing import check_vjp
 
@@ -82,6 +83,97 @@ def test_input_gradients_sum_to_nothing(p: strategies.Batch, device: str) -> Non
     left = (p.gy.astype(np.float64) * hat).sum((0, 2)) * (gain * np.sign(p.weight)[:, None])[:, 0] * p.eps / (v + p.eps)
     bound = 16 * precision(p) * terms * np.maximum(np.abs(hat).max((0, 2)), 1)
     assert (np.abs((gx * hat).sum((0, 2)) - left) <= bound).all()
+
+
+@given(strategies.batches(min_count=8, max_mean=1.0, act=0, affine=True), devices)
+def test_input_gradients_sum_to_nothing_beside_themselves(p: strategies.Batch, device: str) -> None:
+    """eps = 0: |Σ gx| <= 8 ulp Σ|gx|, and |Σ gx x̂| <= 16 ulp Σ|gx| max|x̂|, the ulp a normalised value's, as above,
+    where gx is not what two others left of each other: what of gy is neither 1 nor x̂ is no smaller than those."""
+    mean, v = moments(p)
+    hat = (p.x.astype(np.float64) - mean[:, None]) / np.sqrt(v)[:, None]
+    x, weight = (tb.tensor(a, device=device, requires_grad=True) for a in (p.x, p.weight))
+    y, _ = batch_norm_train(x, weight, None, 0.0)
+    y.backward(tb.tensor(p.gy, device=device))
+    assert x.grad is not None
+    gx, left = wide(x.grad), np.abs(wide(x.grad)) * np.sqrt(v)[:, None]
+    use = left.sum((0, 2)) >= 0.25 * np.abs(p.weight) * np.abs(p.gy.astype(np.float64)).sum((0, 2))
+    ulps = 8 * (EPS[p.x.dtype.name] + EPS["float64"] * np.abs(mean) / np.sqrt(v))
+    assert (np.abs(gx.sum((0, 2))) <= ulps * np.abs(gx).sum((0, 2)))[use].all()
+    bound = 2 * ulps * np.abs(gx).sum((0, 2)) * np.abs(hat).max((0, 2))
+    assert (np.abs((gx * hat).sum((0, 2))) <= bound)[use].all()
+
+
+@given(st.integers(3, 12), st.integers(1, 5), st.floats(0.01, 100), st.integers(0, 999), devices)
+def test_a_positive_scale_of_the_weights_ahead(n: int, c: int, a: float, seed: int, device: str) -> None:
+    """BN((a W) u) = BN(W u), ∂/∂u unchanged, ∂/∂(a W) = (1 / a) ∂/∂W: eps = 0."""
+    rng = np.random.default_rng(seed)
+    u, w, gy = rng.standard_normal((n, 4)), rng.standard_normal((c, 4)), rng.standard_normal((n, c))
+    if ((u @ w.T).std(0) < 0.05).any():
+        return
+    found = []
+    for scale in (1.0, a):
+        t = [tb.tensor(v, device=device, requires_grad=True) for v in (u, scale * w)]
+        y, _ = batch_norm_train(tb.nn.functional.linear(t[0], t[1]), eps=0.0)
+        y.backward(tb.tensor(gy, device=device))
+        assert t[0].grad is not None
+        assert t[1].grad is not None
+        found.append((wide(y), wide(t[0].grad), scale * wide(t[1].grad)))
+    for one, two in zip(*found, strict=True):
+        np.testing.assert_allclose(two, one, rtol=1e-9, atol=1e-9 * max(np.abs(one).max(), np.abs(gy).max()))
+
+
+@given(
+    st.integers(1, 4), st.integers(1, 5), st.integers(1, 4), st.integers(2, 4), st.integers(0, 999), devices,
+    st.sampled_from(["float32", "float64"]),
+)  # fmt: skip
+def test_the_effective_batch_of_a_convolution(
+    m: int, c: int, p: int, q: int, seed: int, device: str, dtype: str
+) -> None:
+    """m samples of p × q places are m·p·q samples, with one parameter and one statistic a channel."""
+    rng = np.random.default_rng(seed)
+    x, gy = (rng.standard_normal((m, c, p, q)).astype(dtype) for _ in range(2))
+
+    def flat(a: Array) -> Array:
+        return a.transpose(0, 2, 3, 1).reshape(m * p * q, c)
+
+    found = []
+    for kind, a, g in ((tb.nn.BatchNorm2d, x, gy), (tb.nn.BatchNorm1d, flat(x), flat(gy))):
+        layer = kind(c, momentum=1.0, dtype=dtype, device=device)
+        t = tb.tensor(np.ascontiguousarray(a), device=device, requires_grad=True)
+        y = layer(t)
+        y.backward(tb.tensor(np.ascontiguousarray(g), device=device))
+        assert t.grad is not None
+        assert layer.weight.grad.shape == layer.running_var.shape == (c,)
+        shaped = [wide(v) if v.ndim == 2 else flat(wide(v)) for v in (y, t.grad)]
+        found.append([*shaped, *map(wide, (layer.weight.grad, layer.bias.grad, layer.running_mean, layer.running_var))])
+    tolerance = 64 * EPS[dtype]
+    for i, (one, two) in enumerate(zip(*found, strict=True)):
+        scale = 1 / np.sqrt(found[1][5].min() + 1e-5) if i == 1 else 1.0
+        size = max(np.abs(one).max(), 1.0) * max(scale, 1.0) * m * p * q
+        np.testing.assert_allclose(two, one, rtol=tolerance, atol=tolerance * size)
+
+
+@given(st.integers(1, 5), st.integers(1, 4), st.integers(0, 999), st.sampled_from(["linear", "conv", "transposed"]))
+def test_folding_into_the_layer_ahead_changes_nothing(outputs: int, inputs: int, seed: int, kind: str) -> None:
+    rng = np.random.default_rng(seed)
+    nn = tb.nn
+    ahead: tb.nn.Module
+    if kind == "linear":
+        ahead, norm, shape = nn.Linear(inputs, outputs), nn.BatchNorm1d(outputs), (6, inputs)
+    else:
+        make = nn.Conv2d if kind == "conv" else nn.ConvTranspose2d
+        ahead, norm, shape = make(inputs, outputs, 2), nn.BatchNorm2d(outputs), (3, inputs, 4, 5)  # type: ignore[assignment]
+    net = nn.Sequential(ahead, norm).double().eval()
+    with tb.no_grad():
+        for name, t in (("weight", norm.weight), ("bias", norm.bias), ("running_mean", norm.running_mean)):
+            assert t is not None, name
+            t.copy_(tb.tensor(rng.standard_normal(outputs)))
+        norm.running_var.copy_(tb.tensor(rng.uniform(0.01, 9, outputs)))  # type: ignore[union-attr]
+    x = tb.tensor(rng.standard_normal(shape))
+    folded: Any = nn.utils.fold_bn(net, x)
+    assert not isinstance(folded[1], nn.BatchNorm1d | nn.BatchNorm2d)
+    want = net(x).detach().numpy()
+    np.testing.assert_allclose(folded(x).detach().numpy(), want, rtol=1e-10, atol=1e-10 * np.abs(want).max())
 
 
 @given(plain, devices, st.sampled_from([0.25, 2.0, 64.0]))
@@ -198,7 +290,7 @@ def test_every_layout_gives_the_same(p: strategies.Batch, device: str) -> None:
     """(N, C, H, W) in C order, channels_last and sliced: the same output, in the layout of the input, and gradients."""
     n, c, length = p.x.shape
     weight, bias = (tb.tensor(a, device=device) if a.size else None for a in (p.weight, p.bias))
-    activation = ("none", "relu", "sigmoid")[p.act]
+    activation = tuple(ACTIVATIONS)[p.act]
     found = []
     for name in ("plain", "channels_last", "sliced"):
         array = p.x.reshape(n, c, length, 1)
@@ -215,7 +307,7 @@ def test_every_layout_gives_the_same(p: strategies.Batch, device: str) -> None:
             assert y.permute(0, 2, 3, 1).is_contiguous()
     z, _ = batch_norm_train(tb.tensor(p.x, device=device), weight, bias, p.eps)
     assume(
-        p.act != 1 or np.abs(wide(z)).min() > 1e-4
+        p.act not in (1, 3) or np.abs(wide(z)).min() > 1e-4
     )  # rounding must not decide on which side of the kink a value lies
     mean, v = moments(p)
     gain = (np.abs(p.weight) if p.weight.size else 1.0) / np.sqrt(v + p.eps)

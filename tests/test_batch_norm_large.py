@@ -62,16 +62,16 @@ def test_cpu_agrees_with_ref(shape: tuple[int, int, int, str], act: int, residua
         rows, gweight, gbias = blank((4, c), dtype), blank((c,), dtype), blank((c,), dtype)
         parts = np.full((c, 1, 3), np.nan)
         if residual:
-            run("batch_norm_residual", kernels, x, r, weight, bias, 1e-5, act, y, rows, parts)
+            run("batch_norm_residual", kernels, x, r, weight, bias, 1e-5, act, 0, y, rows, parts)
         else:
-            run("batch_norm_train", kernels, x, weight, bias, 1e-5, act, y, rows, parts)
+            run("batch_norm_train", kernels, x, weight, bias, 1e-5, act, 0, y, rows, parts)
         out, statistics = (y, rows) if not found else found[0][:2]  # ours: no rounding decides on a slope
         gradients = (gx, gr, gweight, gbias) if residual and act else (gx, gweight, gbias)
         if residual and act:
-            inputs = (gy, x, out, weight, bias, statistics, act)
+            inputs = (gy, x, out, weight, bias, statistics, act, 0)
             run("batch_norm_residual_backward", kernels, *inputs, *gradients, parts)
         else:
-            inputs = (gy, x, weight, bias, statistics, 0)
+            inputs = (gy, x, weight, bias, statistics, 0, 0)
             run("batch_norm_backward", kernels, *inputs, *gradients, parts)
         found.append((y, rows, *gradients))
     rtol = 1e-5 if dtype == "float32" else 1e-11

@@ -174,8 +174,8 @@ def test_faults_of_the_function() -> None:
         batch_norm_act(x, tb.zeros(2), tb.ones(2), training=True, residual=x)
     with pytest.raises(ArgumentError, match="'running_var' must be given where the other running statistic is"):
         batch_norm_act(x, tb.zeros(3), None, training=True, residual=x)
-    with pytest.raises(ArgumentError, match="'activation' must be one of none, relu, sigmoid"):
-        batch_norm_act(x, None, None, training=True, residual=x, activation="gelu")
+    with pytest.raises(ArgumentError, match="'activation' must be one of none, relu, sigmoid, leaky"):
+        batch_norm_act(x, None, None, training=True, residual=x, activation="swish")
 
 
 @pytest.mark.parametrize("shortcut", ["pad", "conv"])

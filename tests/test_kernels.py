@@ -374,7 +374,7 @@ def test_accuracy_of_float32_statistics(mean: float, shape: tuple[int, int, int]
     c = shape[1]
     y, statistics = np.empty_like(x), np.empty((4, c), np.float32)
     none = np.empty(0, np.float32)
-    cpu.kernels.batch_norm_train.serial(x, none, none, 1e-5, 0, y, statistics, np.empty((c, 2, 3)))
+    cpu.kernels.batch_norm_train.serial(x, none, none, 1e-5, 0, 0, y, statistics, np.empty((c, 2, 3)))
     wide = x.astype(np.float64)
     m, v = wide.mean((0, 2)), wide.var((0, 2))
     np.testing.assert_allclose(statistics[2], v, rtol=1e-6)

@@ -66,19 +66,20 @@ def batch_norm(dtype: str, n: int, c: int, length: int, affine: bool, cuts: int)
     weight = bias = np.ones(c if affine else 0, dtype)
     blank, row, parts = np.empty_like(x), np.empty(c, dtype), np.empty((c, cuts, 3))
     statistics = np.ones((4, c), dtype)
-    run("batch_norm_train", x, weight, bias, 1e-5, 1, blank, statistics, parts)
-    run("batch_norm_backward", gy, x, weight, bias, statistics, 1, blank, row, row, parts)
-    given = (weight, bias, row * 0, row * 0 + 1, 1e-5, 1)
-    run("batch_norm_eval", x, *given, blank, statistics)
-    run("batch_norm_eval_backward", gy, x, *given, blank, row, row, statistics, parts)
-    run("batch_norm_residual", x, gy, weight, bias, 1e-5, 1, blank, statistics, parts)
-    run("batch_norm_residual_backward", gy, x, x, weight, bias, statistics, 1, blank, blank, row, row, parts)
-    run("batch_norm_residual_eval", x, gy, *given, blank, statistics)
-    run("batch_norm_residual_eval_backward", gy, x, x, *given, blank, blank, row, row, statistics, parts)
-    if length == 1 and n <= 256:
-        rows, grad, made = x[:, :, 0], gy[:, :, 0], blank[:, :, 0]
-        run("batch_norm_block", rows, weight, bias, 1e-5, 2, made, statistics)
-        run("batch_norm_block_backward", grad, rows, weight, bias, statistics, 2, made, row, row)
+    for act in ((1, 0), (2, 0.0), (3, 0.25), (4, 0.0), (5, 0.0), (6, 0.0), (7, 0.0)):
+        run("batch_norm_train", x, weight, bias, 1e-5, *act, blank, statistics, parts)
+        run("batch_norm_backward", gy, x, weight, bias, statistics, *act, blank, row, row, parts)
+        given = (weight, bias, row * 0, row * 0 + 1, 1e-5, *act)
+        run("batch_norm_eval", x, *given, blank, statistics)
+        run("batch_norm_eval_backward", gy, x, *given, blank, row, row, statistics, parts)
+        run("batch_norm_residual", x, gy, weight, bias, 1e-5, *act, blank, statistics, parts)
+        run("batch_norm_residual_backward", gy, x, x, weight, bias, statistics, *act, blank, blank, row, row, parts)
+        run("batch_norm_residual_eval", x, gy, *given, blank, statistics)
+        run("batch_norm_residual_eval_backward", gy, x, x, *given, blank, blank, row, row, statistics, parts)
+        if length == 1 and n <= 256:
+            rows, grad, made = x[:, :, 0], gy[:, :, 0], blank[:, :, 0]
+            run("batch_norm_block", rows, weight, bias, 1e-5, *act, made, statistics)
+            run("batch_norm_block_backward", grad, rows, weight, bias, statistics, *act, made, row, row)
 
 
 def group_norm(dtype: str, n: int, groups: int, depth: int, length: int, cuts: int) -> None:
@@ -108,8 +109,8 @@ def chain(dtype: str, m: int, n: int, k: int) -> None:
 
     x, weight, z, row = ones(m, k), ones(n, k), ones(m, n), ones(n)
     run("linear_backward", z, x, weight, x, weight, row)
-    run("linear_batch_norm", x, weight, row, row, 1e-5, 1, z, ones(4, n), z)
-    run("linear_batch_norm_backward", z, x, weight, row, row, z, ones(4, n), 1, z, x, weight, row, row)
+    run("linear_batch_norm", x, weight, row, row, 1e-5, 1, 0, z, ones(4, n), z)
+    run("linear_batch_norm_backward", z, x, weight, row, row, z, ones(4, n), 1, 0, z, x, weight, row, row)
 
 
 def pooling(dtype: str, side: int, kernel: int, stride: int, padding: int) -> None:

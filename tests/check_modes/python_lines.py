@@ -41,6 +41,6 @@ else:
     x = np.random.default_rng(0).standard_normal((3, 2, 5))
     none = np.empty(0)
     sys.settrace(trace)
-    kernel.serial(x, none, none, 1e-5, 0, np.empty_like(x), np.empty((4, 2)), np.empty((2, 1, 3)))
+    kernel.serial(x, none, none, 1e-5, 0, 0, np.empty_like(x), np.empty((4, 2)), np.empty((2, 1, 3)))
     sys.settrace(None)
     print(len(lines))

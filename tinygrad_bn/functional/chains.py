@@ -94,9 +94,10 @@ def batch_norm_act_conv2d(
     weight : Tensor, shape (O, C / groups, KH, KW)
     training, momentum, eps
         As for ``batch_norm_act``.
-    activation : {"relu", "none", "sigmoid"}
-        With a sigmoid, or where the convolution does not go by Winograd's algorithm, what is normalised lies in memory
-        for as long as the convolution, and again the gradient, takes.
+    activation : str
+        As for ``batch_norm_act``. With another than "relu" and "none", or where the convolution does not go by
+        Winograd's algorithm, what is normalised lies in memory for as long as the convolution, and again the gradient,
+        takes.
     stride, padding, dilation, groups
         As for ``conv2d``.
 

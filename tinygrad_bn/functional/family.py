@@ -165,7 +165,12 @@ def batch_renorm(
 
 
 def lp_batch_norm(
-    input: Tensor, p: float = 1, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+    input: Tensor,
+    p: float = 1,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    uncentred: bool = False,
 ) -> tuple[Tensor, Statistics]:
     """Centre each channel and divide it by the ℓp norm of what is left, as a mean: batch normalisation for p = 2.
 
@@ -176,6 +181,8 @@ def lp_batch_norm(
     weight, bias : Tensor, shape (C,), optional
     eps : float
         Added ahead of the root.
+    uncentred : bool
+        Divide by the norm of the channel as it comes, of x instead of x - μ.
 
     Returns
     -------
@@ -196,24 +203,33 @@ def lp_batch_norm(
 
     References
     ----------
-    Santurkar et al. 2018 (arXiv:1805.11604), section 3.3.
+    Santurkar et al. 2018 (arXiv:1805.11604), section 3.3, who take the norm "before shifting the mean"; Hoffer et al.
+    2018 (arXiv:1803.01814) take that of x - μ, times a constant.
     """
     op = "lp_batch_norm"
     x = checked_input(op, input, weight=weight, bias=bias)
     if p not in (1, 2, math.inf):
         raise ArgumentError(wrong(op, "p", "1, 2 or math.inf", repr(p)))
-    if p == 2:
+    if p == 2 and not uncentred:
         return batch_norm_train(x, weight, bias, eps)
     if not x.array.size:
         return scaled(x, weight, bias), Statistics(x.device.empty((4, x.array.shape[1]), x.dtype), 0)
     count = x.array.size // x.array.shape[1]
     check_values(op, x, count, 2, MORE)
     rows, mean = centred(rows_of(x))
+    moment = _moment(rows_of(x) if uncentred else rows, p)
+    norm = ops.add(moment, eps)
+    y = from_rows(ops.div(rows, ops.sqrt(norm) if p == 2 else norm), x)
+    second = ops.reshape(moment.detach(), mean.array.shape)
+    return scaled(y, weight, bias), rows_with(count, mean, ops.zeros_like(mean), second)
+
+
+def _moment(rows: Tensor, p: float) -> Tensor:
+    """mean |x|^p of each row, (C, 1); max |x| for infinity."""
+    if p == 2:
+        return ops.mean(ops.mul(rows, rows), 1, True)
     size = ops.abs(rows)
-    norm = ops.mean(size, 1, True) if p == 1 else ops.max(size, 1, True)[0]
-    y = from_rows(ops.div(rows, ops.add(norm, eps)), x)
-    moment = ops.reshape(norm.detach(), mean.array.shape)
-    return scaled(y, weight, bias), rows_with(count, mean, ops.zeros_like(mean), moment)
+    return ops.mean(size, 1, True) if p == 1 else ops.max(size, 1, True)[0]
 
 
 def noisy(x: Tensor, mean: float, std: float, mean_width: float, std_width: float) -> Tensor:

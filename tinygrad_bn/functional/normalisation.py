@@ -14,8 +14,11 @@ import numpy as np
 from tinygrad_bn.core.launch import launch
 from tinygrad_bn.core.table import dense, write_back
 from tinygrad_bn.core.tensor import Array, Tensor
-from tinygrad_bn.errors import ArgumentError, DTypeError, ShapeError, expected, wrong
-from tinygrad_bn.ops._common import is_tensor, same_device
+from tinygrad_bn.errors import ArgumentError, wrong
+from tinygrad_bn.functional.masked import Axis, Form
+from tinygrad_bn.ops._activations import named
+from tinygrad_bn.ops._channels import check_channels
+from tinygrad_bn.ops._common import is_floating, is_tensor
 from tinygrad_bn.ops.batch_norm import Statistics, batch_norm_eval, batch_norm_train, train_unchecked
 from tinygrad_bn.ops.batch_norm_residual import batch_norm_residual, batch_norm_residual_eval
 
@@ -29,6 +32,9 @@ def batch_norm(
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
+    *,
+    axis: Axis = 1,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """Normalise each channel: by the batch's statistics in training, by the running ones otherwise.
 
@@ -44,6 +50,13 @@ def batch_norm(
         The weight of the new batch, from 0 to 1.
     eps : float
         Inside the square root.
+    axis : int or tuple of int
+        The axes that are kept, as in Keras and Flax: statistics, weight and bias have their extents, in the input's
+        order, and are taken over all other axes. -1 for (N, L, C); (1, 2) for a statistic of each index of both.
+    mask : Tensor of bool, optional
+        True for the values that count, such as those of padded sequences that are no padding: of the shape of the axes
+        that are not kept, (N, L) for (N, C, L), or with extent 1 where they are kept, (N, 1, L). Elsewhere the output
+        and the gradient are 0, whatever stands there.
 
     Returns
     -------
@@ -56,6 +69,11 @@ def batch_norm(
         If, in training, a channel has one value; if there are no running statistics to use; if momentum is out of
         range.
 
+    Warns
+    -----
+    RuntimeWarning
+        If the mask leaves nothing: the batch counts as empty.
+
     Notes
     -----
     y = (x - mean) / √(var + eps) · weight + bias with the biased variance; ``running_var`` keeps the unbiased one. An
@@ -65,8 +83,15 @@ def batch_norm(
     ----------
     Ioffe & Szegedy 2015 (arXiv:1502.03167).
     """
+    if mask is not None or axis != 1:
+        form = Form("batch_norm", input, axis, mask)
+        given = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
+        mean, var, gain, beta = (form.flat(name, t) for name, t in given.items())
+        if training:
+            form.check_count()
+        return form.outward(batch_norm(form.inward(input), mean, var, gain, beta, training, momentum, eps))
     if training and running_mean is None is running_var:
-        return checked_train(input, weight, bias, None, None, float(eps), "none")[0]
+        return checked_train(input, weight, bias, None, None, checked_eps(eps), "none")[0]
     return batch_norm_act(input, running_mean, running_var, weight, bias, training, momentum, eps, "none")
 
 
@@ -79,20 +104,25 @@ def batch_norm_act(
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
-    activation: str = "relu",
+    activation: str | None = "relu",
     residual: Tensor | None = None,
+    negative_slope: float = 0.01,
 ) -> Tensor:
     """Normalise each channel as ``batch_norm`` does, add a residual and apply an activation, in one pass over memory.
 
-    Nothing is saved for backward beyond what plain batch normalisation saves; with a residual, the output.
+    Nothing is saved for backward beyond what plain batch normalisation saves: what went into the activation is found
+    once more. With a residual the output is saved, of SiLU and GELU the residual.
 
     Parameters
     ----------
     input, running_mean, running_var, weight, bias, training, momentum, eps
         As for ``batch_norm``.
-    activation : {"relu", "sigmoid", "none"}
+    activation : str or None
+        One of "none", "relu", "leaky_relu", "sigmoid", "tanh", "silu", "gelu" and its approximation "gelu_tanh".
     residual : Tensor, of the input's shape and dtype, optional
         y = act(batch_norm(input) + residual), as a block of two branches ends.
+    negative_slope : float
+        Of "leaky_relu".
 
     Returns
     -------
@@ -101,18 +131,26 @@ def batch_norm_act(
     Raises
     ------
     ShapeError, DTypeError, DeviceError, ArgumentError
+
+    References
+    ----------
+    Ioffe & Szegedy 2015 (arXiv:1502.03167); He et al. 2016 (arXiv:1512.03385), figure 2.
     """
+    if activation != "relu" and activation != "none":
+        activation = named("batch_norm", activation, negative_slope)
     if training:
-        y, statistics = checked_train(input, weight, bias, running_mean, running_var, float(eps), activation, residual)
+        y, statistics = checked_train(
+            input, weight, bias, running_mean, running_var, checked_eps(eps), activation, residual
+        )
         if running_mean is not None and running_var is not None:
-            commit(statistics, running_mean, running_var, momentum)
+            commit(statistics, running_mean, running_var, checked_momentum(momentum))
         return y
     if running_mean is None or running_var is None:
         hint = "pass training=True to normalise by the batch's statistics"
         raise ArgumentError(
             wrong("batch_norm", "running_mean", "given, and 'running_var', outside training", None, hint)
         )
-    return evaluated(input, residual, running_mean, running_var, weight, bias, float(eps), activation)
+    return evaluated(input, residual, running_mean, running_var, weight, bias, checked_eps(eps), activation)
 
 
 def evaluated(
@@ -140,8 +178,22 @@ def checked_momentum(momentum: object, op: str = "batch_norm") -> float:
         If it is no number from 0 to 1.
     """
     if not isinstance(momentum, (int, float)) or not 0 <= momentum <= 1:  # the tuple is a third of int | float's cost
-        raise ArgumentError(wrong(op, "momentum", "from 0 to 1, the weight of the new batch", repr(momentum)))
+        hint = "Keras and Flax count the weight of the old: nn.utils.momentum_from_keras(m)"
+        raise ArgumentError(wrong(op, "momentum", "from 0 to 1, the weight of the new batch", repr(momentum), hint))
     return float(momentum)
+
+
+def checked_eps(eps: object, op: str = "batch_norm") -> float:
+    """Return eps as a float.
+
+    Raises
+    ------
+    ArgumentError
+        If it is no number of at least 0.
+    """
+    if not isinstance(eps, (int, float)) or not eps >= 0:
+        raise ArgumentError(wrong(op, "eps", "at least 0", repr(eps), "it goes inside the square root: 1e-5, say"))
+    return float(eps)
 
 
 def _rate(momentum: float | None) -> float:
@@ -193,21 +245,16 @@ def checked_train(
 def check_running(x: Tensor, running_mean: Tensor | None, running_var: Tensor | None) -> None:
     """Raise unless both running statistics fit the input, or there are none."""
     op = "batch_norm"
-    is_tensor(op, "input", x)
+    is_floating(op, "input", x)
     if (running_mean is None) != (running_var is None):
         missing = "running_mean" if running_mean is None else "running_var"
         raise ArgumentError(wrong(op, missing, "given where the other running statistic is", None))
-    channels = x.array.shape[1] if x.array.ndim > 1 else 0
     for name, t in (("running_mean", running_mean), ("running_var", running_var)):
         if t is None:
             continue
         is_tensor(op, name, t)
-        if x.array.ndim > 1 and t.array.shape != (channels,):
-            raise ShapeError(expected(op, name, f"shape (C,) = ({channels},)", t.array.shape))
-        if t.dtype is not x.dtype:
-            raise DTypeError(expected(op, name, f"dtype {x.dtype.name}, as input has", t.dtype.name))
-        if t.device is not x.device:
-            same_device(op, x, name, t)
+        if x.array.ndim > 1:
+            check_channels(op, x, name, t)
 
 
 def commit(

@@ -34,6 +34,7 @@ from tinygrad_bn.nn.activation import (
     Tanhshrink,
 )
 from tinygrad_bn.nn.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from tinygrad_bn.nn.batch_norm_act import BatchNormAct2d
 from tinygrad_bn.nn.bn_tools import SyncBatchNorm, fusion
 from tinygrad_bn.nn.collections import ModuleDict, ParameterDict, ParameterList
 from tinygrad_bn.nn.containers import ModuleList, Sequential
@@ -65,6 +66,7 @@ from tinygrad_bn.nn.norms.domain import (
     ada_bn,
 )
 from tinygrad_bn.nn.norms.ghost import GhostBatchNorm
+from tinygrad_bn.nn.norms.lazy import LazyBatchNorm1d, LazyBatchNorm2d, LazyBatchNorm3d
 from tinygrad_bn.nn.norms.lp import LpBatchNorm
 from tinygrad_bn.nn.norms.noisy import NoisyBatchNorm
 from tinygrad_bn.nn.norms.recurrent import BNLSTMCell, BNRNNCell, SeparatedBatchNorm1d
@@ -121,6 +123,7 @@ __all__ = [
     "BatchNorm1d",
     "BatchNorm2d",
     "BatchNorm3d",
+    "BatchNormAct2d",
     "BatchRenorm",
     "ConstantPad1d",
     "ConstantPad2d",
@@ -157,6 +160,9 @@ __all__ = [
     "L1Loss",
     "LSTMCell",
     "LayerNorm",
+    "LazyBatchNorm1d",
+    "LazyBatchNorm2d",
+    "LazyBatchNorm3d",
     "LeakyReLU",
     "Linear",
     "LocalResponseNorm",

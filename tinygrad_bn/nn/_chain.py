@@ -11,6 +11,7 @@ from tinygrad_bn.core.tensor import Tensor
 from tinygrad_bn.functional.convolution import geometry_of
 from tinygrad_bn.functional.normalisation import check_running, commit
 from tinygrad_bn.nn.batch_norm import BatchNorm2d
+from tinygrad_bn.nn.batch_norm_act import BatchNormAct2d
 from tinygrad_bn.nn.convolution import Conv2d
 from tinygrad_bn.nn.module import Module
 from tinygrad_bn.ops._channels import check
@@ -41,12 +42,13 @@ def _convolves(module: Module) -> bool:
 def _follows_the_batch(module: Module) -> bool:
     """Whether a module is a batch normalisation that takes the batch's statistics, and keeps running ones."""
     return (
-        type(module) is BatchNorm2d
+        type(module) in (BatchNorm2d, BatchNormAct2d)
         and module.training
         and module.update_stats
         and module.use_batch_stats is None
         and module.running_mean is not None
         and module.on_single != "warn"
+        and module.axis == 1
         and untouched(module)
     )
 

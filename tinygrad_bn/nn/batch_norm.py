@@ -8,7 +8,6 @@ input of shape (N, C), N·L for (N, C, L), N·H·W for (N, C, H, W).
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,12 +16,14 @@ from tinygrad_bn import ops
 from tinygrad_bn.core.dtype import int64
 from tinygrad_bn.core.tensor import Tensor
 from tinygrad_bn.errors import ArgumentError, ShapeError, expected, wrong
+from tinygrad_bn.functional.masked import Axis, Form, checked_features
 from tinygrad_bn.functional.normalisation import checked_momentum, checked_train, commit, evaluated
 from tinygrad_bn.nn import init
+from tinygrad_bn.nn._misuse import beta, remedy
 from tinygrad_bn.nn.module import Module
 from tinygrad_bn.nn.parameter import Parameter, make
+from tinygrad_bn.ops._activations import SLOPE, named, slope_of
 from tinygrad_bn.ops._common import is_tensor
-from tinygrad_bn.ops.batch_norm import ACTIVATIONS
 from tinygrad_bn.ops.batch_norm_residual import check_residual
 from tinygrad_bn.ops.linear_norm import linear_batch_norm, linear_norm_fits
 
@@ -32,6 +33,7 @@ class BatchNorm(Module):
 
     axes: ClassVar[tuple[int, ...]] = ()
     shapes: ClassVar[str] = ""
+    _version = 2
     weight: Parameter | None
     bias: Parameter | None
     running_mean: Tensor | None
@@ -40,7 +42,7 @@ class BatchNorm(Module):
 
     def __init__(
         self,
-        num_features: int,
+        num_features: int | tuple[int, ...],
         eps: float = 1e-5,
         momentum: float | None = 0.1,
         affine: bool = True,
@@ -52,17 +54,20 @@ class BatchNorm(Module):
         running_var: str = "unbiased",
         on_single: str = "error",
         activation: str | None = None,
+        negative_slope: float = 0.01,
+        axis: Axis = 1,
     ) -> None:
         super().__init__()
-        _check_options(num_features, eps, running_var, on_single, activation)
-        self.num_features = num_features
+        self.num_features: Any
+        self.num_features, self.axis = checked_features("BatchNorm", num_features, axis)
+        _check_options(eps, running_var, on_single)
         self.eps = float(eps)
         self.momentum = None if momentum is None else checked_momentum(momentum)
         self.affine = affine
         self.track_running_stats = track_running_stats
         self.unbiased = running_var == "unbiased"
         self.on_single = on_single
-        self.activation = activation or "none"
+        self.activation = named("BatchNorm", activation, negative_slope)
         self.update_stats = True
         self.use_batch_stats: bool | None = None
         self._skipped = np.zeros((), np.int64)
@@ -70,13 +75,17 @@ class BatchNorm(Module):
         self.reset_parameters()
 
     def _register(self, dtype: Any, device: Any, weight: bool, bias: bool, track: bool) -> None:
-        size = (self.num_features,)
+        size = self.num_features if isinstance(self.num_features, tuple) else (self.num_features,)
         self.register_parameter("weight", make(size, dtype, device) if weight else None)
         self.register_parameter("bias", make(size, dtype, device) if bias else None)
         for name in ("running_mean", "running_var"):
             self.register_buffer(name, ops.empty(size, dtype=dtype, device=device) if track else None)
         counter = ops.zeros((), dtype=int64, device=device) if track else None
         self.register_buffer("num_batches_tracked", counter)
+
+    def _may_lack(self, version: int | None) -> tuple[str, ...]:
+        """``num_batches_tracked`` came with version 2."""
+        return ("num_batches_tracked",) if version is None or version < 2 else ()
 
     def reset_running_stats(self) -> None:
         """Put the running statistics back to mean 0, variance 1, no batches."""
@@ -103,27 +112,76 @@ class BatchNorm(Module):
         """
         return int(self._skipped)
 
-    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+    def forward(self, input: Tensor, residual: Tensor | None = None, *, mask: Tensor | None = None) -> Tensor:
         """Return the normalised input, of its shape; a residual of the same shape is added ahead of the activation.
+
+        Parameters
+        ----------
+        input, residual : Tensor
+        mask : Tensor of bool, optional
+            True for the values that count: see ``functional.batch_norm``. The output is 0 elsewhere.
 
         Raises
         ------
         ShapeError, DTypeError, DeviceError
         ArgumentError
             If, in training, a channel has one value.
+
+        Warns
+        -----
+        RuntimeWarning
+            If the mask leaves nothing; with ``on_single="warn"``, if a channel has one value.
         """
+        if mask is not None:
+            return self._formed(input, self.activation, residual, mask)
         return self.forward_activated(input, self.activation, residual)
 
     def forward_activated(self, input: Tensor, activation: str, residual: Tensor | None = None) -> Tensor:
-        """Return an activation of the normalised input and of the residual added to it, in one pass over memory:
-        "none", "relu" or "sigmoid"."""
+        """Return an activation of the normalised input and of the residual added to it, in one pass over memory."""
+        if self.axis != 1:
+            return self._formed(input, activation, residual, None)
         if not (
             isinstance(input, Tensor)
             and len(input.array.shape) in self.axes
             and input.array.shape[1] == self.num_features
         ):
             self._refuse(input)
-        mean, var = self.running_mean, self.running_var
+        own = (self.weight, self.bias, self.running_mean, self.running_var)
+        return self._by_mode(input, activation, residual, *own)
+
+    def _formed(self, input: Tensor, activation: str, residual: Tensor | None, mask: Tensor | None) -> Tensor:
+        """Normalise over any axes and what a mask leaves: in the form of an input that has its channels second."""
+        if is_tensor(self._name, "input", input).array.ndim not in self.axes:
+            self._refuse(input)
+        form = Form(self._name, input, self.axis, mask)
+        size = self.num_features if isinstance(self.num_features, tuple) else (self.num_features,)
+        if form.features != size:
+            self._refuse(input)
+        if residual is not None:
+            check_residual(input, residual)
+            residual = form.inward(residual)
+        if self._takes_batch() and self.on_single != "warn":
+            form.check_count()
+        own = [form.flat(n, getattr(self, n)) for n in ("weight", "bias", "running_mean", "running_var")]
+        return form.outward(self._by_mode(form.inward(input), activation, residual, *own))
+
+    def _takes_batch(self) -> bool:
+        """Whether the batch's statistics normalise, rather than the running ones."""
+        if self.use_batch_stats is None:
+            return self.training or self.running_mean is None
+        return self.use_batch_stats
+
+    def _by_mode(
+        self,
+        input: Tensor,
+        activation: str,
+        residual: Tensor | None,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        mean: Tensor | None,
+        var: Tensor | None,
+    ) -> Tensor:
+        """Normalise an input (N, C, …), by the batch's statistics or the running ones, with tensors (C,)."""
         batch = self.use_batch_stats
         if batch is None:
             batch = self.training or mean is None
@@ -131,13 +189,13 @@ class BatchNorm(Module):
             if mean is None or var is None:
                 hint = "set it to None, or track running statistics"
                 raise ArgumentError(wrong(self._name, "use_batch_stats", "None or True without these", False, hint))
-            return evaluated(input, residual, mean, var, self.weight, self.bias, float(self.eps), activation)
-        if self.on_single == "warn" and input.array.size == self.num_features:
-            return self._single(input, activation, residual)
+            return evaluated(input, residual, mean, var, weight, bias, float(self.eps), activation)
+        if self.on_single == "warn" and input.array.size == input.array.shape[1]:
+            return beta(self._name, input, activation, residual, weight, bias)
         constants: Any = (float(self.eps), activation, residual)
         if mean is None or var is None or not (self.training and self.update_stats):
-            return checked_train(input, self.weight, self.bias, None, None, *constants)[0]
-        y, statistics = checked_train(input, self.weight, self.bias, mean, var, *constants)
+            return checked_train(input, weight, bias, None, None, *constants)[0]
+        y, statistics = checked_train(input, weight, bias, mean, var, *constants)
         commit(statistics, mean, var, self.momentum, self.unbiased, self.num_batches_tracked, self._skipped)
         return y
 
@@ -153,6 +211,7 @@ class BatchNorm(Module):
             and self.training
             and self.update_stats
             and self.use_batch_stats is None
+            and self.axis == 1
             and linear_norm_fits(input, linear.weight, self.weight, self.bias, mean, var)
         ):
             arguments: Any = (input, linear.weight, self.weight, self.bias, float(self.eps), activation)
@@ -169,24 +228,10 @@ class BatchNorm(Module):
         """Raise for an input that is no tensor of this layer's shape."""
         shape = is_tensor(self._name, "input", input).array.shape
         want = f"shape {self.shapes} with C = {self.num_features}"
-        raise ShapeError(expected(self._name, "input", want, shape))
-
-    def _single(self, input: Tensor, activation: str, residual: Tensor | None) -> Tensor:
-        """Bias, or 0, where every channel has one value; the gradients of input and weight are zeros."""
-        if residual is not None:
-            check_residual(input, residual)
-        text = f"{self._name}: one value a channel in training, shape {input.array.shape}: the output is the bias."
-        warnings.warn(text, RuntimeWarning, stacklevel=5)
-        shape = (1, self.num_features) + (1,) * (input.array.ndim - 2)
-        never = ops.zeros((), dtype="bool", device=input.device)
-        out = ops.zeros(shape, dtype=input.dtype, device=input.device)
-        if self.bias is not None:
-            out = ops.reshape(self.bias, shape)
-        if self.weight is not None:
-            out = ops.where(never, ops.reshape(self.weight, shape), out)
-        out = ops.where(never, input, out)
-        out = out if residual is None else ops.add(out, residual)
-        return out if activation == "none" else getattr(ops, activation)(out)
+        if self.axis != 1:
+            want = f"{' or '.join(map(str, self.axes))} axes, of extent {self.num_features} at axis {self.axis}"
+            raise ShapeError(expected(self._name, "input", want, shape))
+        raise ShapeError(expected(self._name, "input", want, shape, remedy(shape, self.axes, self.num_features)))
 
     def extra_repr(self) -> str:
         parts = [
@@ -195,25 +240,25 @@ class BatchNorm(Module):
         ]
         if not self.unbiased:
             parts.append("running_var='biased'")
+        if self.axis != 1:
+            parts.append(f"axis={self.axis}")
         if self.activation != "none":
             parts.append(f"activation={self.activation!r}")
+        if self.activation == "leaky_relu" and slope_of(self.activation) != SLOPE:
+            parts.append(f"negative_slope={slope_of(self.activation)}")
         if self.skipped_batches:
             parts.append(f"skipped_batches={self.skipped_batches}")
         return ", ".join(parts)
 
 
-def _check_options(num_features: object, eps: object, running_var: str, on_single: str, activation: str | None) -> None:
+def _check_options(eps: object, running_var: str, on_single: str) -> None:
     op = "BatchNorm"
-    if isinstance(num_features, bool) or not isinstance(num_features, int) or num_features < 0:
-        raise ArgumentError(wrong(op, "num_features", "an int of at least 0", repr(num_features)))
     if not isinstance(eps, int | float) or not eps >= 0:
         raise ArgumentError(wrong(op, "eps", "at least 0", repr(eps)))
     if running_var not in ("unbiased", "biased"):
         raise ArgumentError(wrong(op, "running_var", "'unbiased' or 'biased'", repr(running_var)))
     if on_single not in ("error", "warn"):
         raise ArgumentError(wrong(op, "on_single", "'error' or 'warn'", repr(on_single)))
-    if activation is not None and activation not in ACTIVATIONS:
-        raise ArgumentError(wrong(op, "activation", "None, 'relu' or 'sigmoid'", repr(activation)))
 
 
 class BatchNorm1d(BatchNorm):
@@ -221,8 +266,8 @@ class BatchNorm1d(BatchNorm):
 
     Parameters
     ----------
-    num_features : int
-        C, the number of channels.
+    num_features : int or tuple of int
+        C, the number of channels; the extents of the axes that are kept, where ``axis`` is a tuple.
     eps : float
         Inside the square root.
     momentum : float or None
@@ -241,8 +286,14 @@ class BatchNorm1d(BatchNorm):
     on_single : {"error", "warn"}
         What to do in training with one value a channel, which would become ``bias`` whatever it is: raise, or warn and
         return just that. It says nothing about a variance, so the running statistics stay as they are.
-    activation : {None, "relu", "sigmoid"}
-        Applied to the result in the same pass over memory.
+    activation : str, optional
+        Applied to the result in the same pass over memory: "relu", "leaky_relu", "sigmoid", "tanh", "silu", "gelu" or
+        "gelu_tanh"; see ``functional.batch_norm_act``.
+    negative_slope : float
+        Of "leaky_relu".
+    axis : int or tuple of int
+        The axes that are kept, as in Keras and Flax: a number for each index of theirs, statistics over all others. -1
+        for inputs (N, L, C); (1, 2), with ``num_features=(C, L)``, for a statistic of each unit of (N, C, L).
 
     Attributes
     ----------

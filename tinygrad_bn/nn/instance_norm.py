@@ -26,6 +26,7 @@ class _InstanceNorm(Affine):
 
     axes: ClassVar[int] = 0
     shapes: ClassVar[str] = ""
+    _version = 2
     running_mean: Tensor | None
     running_var: Tensor | None
     num_batches_tracked: Tensor | None
@@ -60,6 +61,10 @@ class _InstanceNorm(Affine):
     @property
     def _name(self) -> str:
         return type(self).__name__
+
+    def _may_lack(self, version: int | None) -> tuple[str, ...]:
+        """``num_batches_tracked`` came with version 2."""
+        return ("num_batches_tracked",) if version is None or version < 2 else ()
 
     def reset_running_stats(self) -> None:
         """Put the running statistics back to mean 0, variance 1."""

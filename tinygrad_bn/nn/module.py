@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn, Self
+from typing import Any, ClassVar, NoReturn, Self
 
 from tinygrad_bn.core.device import Device, as_device
 from tinygrad_bn.core.dtype import DType, as_dtype
@@ -46,6 +45,8 @@ class Module(Tree):
     (3, 8)
     """
 
+    _version: ClassVar[int] = 1
+    """Of the form of a module's own part of a state dict; it is noted there, as PyTorch does."""
     training: bool
     _hooks: Hooks | None
 
@@ -155,8 +156,14 @@ class Module(Tree):
             Put before every name.
         keep_vars : bool
             Return the tensors themselves; else detached ones that share their memory.
+
+        Returns
+        -------
+        dict
+            With an attribute ``_metadata``, the version of each module's part by the module's name.
         """
-        out: dict[str, Any] = OrderedDict() if destination is None else destination
+        out: dict[str, Any] = state.new_dict() if destination is None else destination
+        state.note_versions(self, prefix, out)
         for name, tensor in state.entries(self, prefix):
             out[name] = tensor if keep_vars else tensor.alias()
         return out
@@ -168,8 +175,9 @@ class Module(Tree):
 
         Parameters
         ----------
-        state_dict : mapping of str to Tensor or numpy.ndarray
-            Converted to each parameter's dtype and device.
+        state_dict : mapping of str to Tensor, numpy.ndarray or torch.Tensor
+            Converted to each parameter's dtype and device. What older versions of a layer's part lack is left as it is,
+            where the version is older, or not told by ``_metadata``: ``num_batches_tracked`` before version 2.
         strict : bool
             Missing and unexpected names are errors; shapes that differ always are.
 
@@ -184,6 +192,17 @@ class Module(Tree):
             Naming all that does not fit.
         """
         return state.load(self, state_dict, strict)
+
+    def _may_lack(self, version: int | None) -> tuple[str, ...]:
+        """The names of its own that a module's part of a state dict lacks in a version; None: it does not say."""
+        return ()
+
+    def _extent_in(self, given: Mapping[str, Any], prefix: str) -> tuple[int, ...] | None:
+        """The shape that a module without one yet is to take from its part of a state dict."""
+        return None
+
+    def _take_extent(self, shape: tuple[int, ...]) -> None:
+        """Give the tensors of a module that has none yet a shape, in place."""
 
     # ---------------------------------------------------------------------------------------------------------- hooks
 

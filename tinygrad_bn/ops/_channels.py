@@ -7,8 +7,8 @@ import threading
 from tinygrad_bn.core.dtype import float64
 from tinygrad_bn.core.launch import launch
 from tinygrad_bn.core.tensor import Array, Tensor, is_plain
-from tinygrad_bn.errors import DTypeError, ShapeError, expected
-from tinygrad_bn.ops._common import is_floating, is_tensor, plain, same_device
+from tinygrad_bn.errors import DeviceError, DTypeError, ShapeError, expected, wrong
+from tinygrad_bn.ops._common import is_floating, is_tensor, plain
 from tinygrad_bn.ops._layout import product
 
 
@@ -89,9 +89,11 @@ def check_channels(op: str, x: Tensor, name: str, t: Tensor) -> None:
     if t.array.shape != (channels,):
         raise ShapeError(expected(op, name, f"shape (C,) = ({channels},)", t.array.shape))
     if t.dtype is not x.dtype:
-        raise DTypeError(expected(op, name, f"dtype {x.dtype.name}, as input has", t.dtype.name))
+        hint = f"convert the layer with .to(tb.{x.dtype.name}), or the input with .to(tb.{t.dtype.name})"
+        raise DTypeError(expected(op, name, f"dtype {x.dtype.name}, as input has", t.dtype.name, hint))
     if t.device is not x.device:
-        same_device(op, x, name, t)
+        hint = f"move the layer with .to({x.device.type!r}), or the input with .to({t.device.type!r})"
+        raise DeviceError(wrong(op, name, f"on device {x.device}, as the first argument is", str(t.device), hint))
 
 
 def new_rows(x: Tensor) -> Array:

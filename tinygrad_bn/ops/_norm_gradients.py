@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tinygrad_bn.core.tensor import Tensor
-from tinygrad_bn.ops import arithmetic, functions, movement, sums
+from tinygrad_bn.ops import arithmetic, movement, sums
+from tinygrad_bn.ops._activations import through
 
 
 def axes_of(x: Tensor) -> tuple[tuple[int, ...], tuple[int, ...], int]:
@@ -22,10 +23,7 @@ def gradients_of(
     if activation != "none":
         z = hat if gain is None else arithmetic.mul(hat, gain)
         z = arithmetic.add(z, movement.reshape(bias, shape)) if bias.array.size else z
-        if activation == "relu":
-            gy = functions.relu_backward(gy, z.alias())
-        else:
-            gy = functions.sigmoid_backward(gy, functions.sigmoid(z))
+        gy = through(gy, z, activation)
     product_ = arithmetic.mul(gy, hat)
     inner = gy
     if m is not None:

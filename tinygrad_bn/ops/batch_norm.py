@@ -13,15 +13,15 @@ from tinygrad_bn.core.launch import launch
 from tinygrad_bn.core.registry import operation
 from tinygrad_bn.core.tape import Gradients, MultiNode, Node, gradient_buffer, mode, nodes_of, record
 from tinygrad_bn.core.tensor import Array, Tensor
-from tinygrad_bn.errors import ArgumentError, wrong
+from tinygrad_bn.errors import ArgumentError
 from tinygrad_bn.ops import arithmetic, functions, movement, sums
+from tinygrad_bn.ops._activations import ACTIVATIONS, LEAKY, RELU, activation_code, slope_of
 from tinygrad_bn.ops._channels import ONE_BLOCK, check, in_layout, new_rows, paired, scratch
 from tinygrad_bn.ops._common import new, plain
 from tinygrad_bn.ops._norm_gradients import axes_of, gradients_of
 from tinygrad_bn.ops.composite import through_composite
 from tinygrad_bn.ops.creation import zeros_like
 
-ACTIVATIONS = {"none": 0, "relu": 1, "sigmoid": 2}  # as the kernels take them
 NOTHING = {d.name: Tensor(np.empty(0, d.storage), d) for d in (float32, float64)}  # an absent weight or bias
 
 
@@ -58,14 +58,6 @@ class Statistics:
 def or_nothing(t: Tensor | None, x: Tensor) -> Tensor:
     """A weight or bias, or what stands for its absence."""
     return NOTHING[x.dtype.name] if t is None else t
-
-
-def activation_code(op: str, name: str) -> int:
-    """Return an activation as the kernels take it."""
-    code = ACTIVATIONS.get(name)
-    if code is None:
-        raise ArgumentError(wrong(op, "activation", f"one of {', '.join(ACTIVATIONS)}", repr(name)))
-    return code
 
 
 def single_value(x: Tensor) -> ArgumentError:
@@ -106,7 +98,8 @@ def batch_norm_train(
     weight, bias : Tensor, shape (C,), optional
     eps : float
         Inside the square root.
-    activation : {"none", "relu", "sigmoid"}
+    activation : str
+        One of "none", "relu", "leaky_relu", "sigmoid", "tanh", "silu", "gelu", "gelu_tanh".
 
     Returns
     -------
@@ -136,6 +129,7 @@ def train_unchecked(
     act = ACTIVATIONS.get(activation)
     if act is None:
         act = activation_code("batch_norm", activation)
+    slope = 0 if act <= RELU else 0.0 if act != LEAKY else slope_of(activation)
     array, dtype, device = x.array, x.dtype, x.device
     shape = array.shape
     channels = shape[1]
@@ -151,11 +145,11 @@ def train_unchecked(
         out = device.empty(shape, dtype)
         y = Tensor(out, dtype, device)
         if count:
-            launch(device.kernels.batch_norm_block, array, gain, beta, eps, act, out, rows)
+            launch(device.kernels.batch_norm_block, array, gain, beta, eps, act, slope, out, rows)
     else:
         view, y, out, _ = paired(x)
         if count:
-            launch(device.kernels.batch_norm_train, view, gain, beta, eps, act, out, rows, scratch(x, view))
+            launch(device.kernels.batch_norm_train, view, gain, beta, eps, act, slope, out, rows, scratch(x, view))
     statistics = Statistics(rows, count)
     if mode.grad and (x.node is not None or w.node is not None or b.node is not None):
         nodes = nodes_of(BatchNormTrain, x, w, b)
@@ -211,17 +205,21 @@ def batch_norm_backward(
     gain = weight.array if weight.contiguous_array else plain(weight)
     beta = bias.array if bias.contiguous_array else plain(bias)
     rows, act, kernels = statistics.rows, ACTIVATIONS[activation], device.kernels
+    slope = 0 if act <= RELU else 0.0 if act != LEAKY else slope_of(activation)
     if len(shape) == 2 and shape[0] <= ONE_BLOCK and x.contiguous_array:
         out = device.empty(shape, dtype)
         gx = Tensor(out, dtype, device)
         g = gy.array if gy.contiguous_array else plain(gy)
         if array.size:
-            launch(kernels.batch_norm_block_backward, g, array, gain, beta, rows, act, out, gweight.array, gbias.array)
+            launch(
+                kernels.batch_norm_block_backward, g, array, gain, beta, rows, act, slope,
+                out, gweight.array, gbias.array,
+            )  # fmt: skip
     else:
         view, gx, out, innermost = paired(x)
         if array.size:
             launch(
-                kernels.batch_norm_backward, in_layout(gy, innermost), view, gain, beta, rows, act,
+                kernels.batch_norm_backward, in_layout(gy, innermost), view, gain, beta, rows, act, slope,
                 out, gweight.array, gbias.array, scratch(x, view),
             )  # fmt: skip
     gradients = (gx, gweight, gbias)
@@ -276,7 +274,8 @@ def batch_norm_eval(
         Constants: no gradient goes to them.
     weight, bias : Tensor, shape (C,), optional
     eps : float
-    activation : {"none", "relu", "sigmoid"}
+    activation : str
+        One of "none", "relu", "leaky_relu", "sigmoid", "tanh", "silu", "gelu", "gelu_tanh".
 
     Raises
     ------
@@ -289,7 +288,7 @@ def batch_norm_eval(
     view, y, out, _ = paired(x)
     if view.size:
         arrays = (view, plain(w), plain(b), plain(mean), plain(var))
-        launch(x.device.kernels.batch_norm_eval, *arrays, eps, act, out, new_rows(x))
+        launch(x.device.kernels.batch_norm_eval, *arrays, eps, act, slope_of(activation), out, new_rows(x))
     return record(BatchNormEval, y, (x, w, b, mean.alias(), var.alias()), (x, w, b, mean, var), (eps, activation))
 
 
@@ -322,7 +321,7 @@ def batch_norm_eval_backward(
     if view.size:
         launch(
             x.device.kernels.batch_norm_eval_backward, in_layout(gy, innermost), view, plain(weight), plain(bias),
-            plain(mean), plain(var), eps, ACTIVATIONS[activation],
+            plain(mean), plain(var), eps, ACTIVATIONS[activation], slope_of(activation),
             out, gweight.array, gbias.array, new_rows(x), scratch(x, view),
         )  # fmt: skip
     else:

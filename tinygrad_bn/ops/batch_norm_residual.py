@@ -1,12 +1,14 @@
 """Batch normalisation to which a residual is added ahead of the activation: y = act(bn(x) + r), as one operation.
 
 He et al. 2016 (arXiv:1512.03385), figure 2: the end of a block of two branches. Beside what batch normalisation alone
-saves, the output is kept: the activation's slope is found from it.
+saves, one thing is kept, from which the activation's slope is found: the output, of which whoever takes it next mostly
+keeps the same memory; of SiLU and GELU, whose outputs do not tell it, the residual.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from tinygrad_bn.core.launch import launch
 from tinygrad_bn.core.registry import operation
@@ -14,13 +16,12 @@ from tinygrad_bn.core.tape import Gradients, MultiNode, Node, gradient_buffer, m
 from tinygrad_bn.core.tensor import Tensor
 from tinygrad_bn.errors import DTypeError, ShapeError, expected
 from tinygrad_bn.ops import arithmetic, functions, movement, sums
+from tinygrad_bn.ops._activations import ACTIVATIONS, activation_code, slope_of, through, through_output, told_by_output
 from tinygrad_bn.ops._channels import check, empty_as, in_layout, new_rows, paired, scratch
 from tinygrad_bn.ops._common import is_tensor, plain, same_device
 from tinygrad_bn.ops._norm_gradients import axes_of, gradients_of
 from tinygrad_bn.ops.batch_norm import (
-    ACTIVATIONS,
     Statistics,
-    activation_code,
     batch_norm_backward,
     batch_norm_eval_backward,
     clear,
@@ -50,14 +51,14 @@ class BatchNormResidual(Node):
     __slots__ = ()
 
     def backward(self, gy: Tensor) -> Gradients:
-        x, weight, bias = self.unpack()
+        x, weight, bias, *residual = self.unpack()
         statistics, eps, activation = self.constants
         homes = self.inputs[2:]
         if activation == "none":
             gx, *rest = batch_norm_backward(gy, x, weight, bias, statistics, eps, activation, homes)
             return gx, gy, *rest
-        y = self.unpack_output()
-        return batch_norm_residual_backward(gy, x, y, weight, bias, statistics, eps, activation, homes)
+        kept = residual[0] if residual else self.unpack_output()
+        return batch_norm_residual_backward(gy, x, kept, weight, bias, statistics, eps, activation, homes)
 
 
 @operation(BatchNormResidual)
@@ -82,7 +83,8 @@ def batch_norm_residual(
     weight, bias : Tensor, shape (C,), optional
     eps : float
         Inside the square root.
-    activation : {"relu", "sigmoid", "none"}
+    activation : str
+        As for ``batch_norm_train``.
 
     Returns
     -------
@@ -110,10 +112,20 @@ def batch_norm_residual(
     if view.size:
         launch(
             x.device.kernels.batch_norm_residual, view, in_layout(residual, innermost), plain(w), plain(b), eps, act,
-            out, statistics.rows, scratch(x, view),
+            slope_of(activation), out, statistics.rows, scratch(x, view),
         )  # fmt: skip
-    constants = (statistics, eps, activation)
-    return record(BatchNormResidual, y, (x, residual, w, b), (x, w, b), constants, activation != "none"), statistics
+    return on_tape(BatchNormResidual, y, (x, residual, w, b), (x, w, b), (statistics, eps, activation)), statistics
+
+
+def on_tape(
+    kind: type[Node], y: Tensor, inputs: tuple[Tensor, ...], saved: tuple[Tensor, ...], constants: tuple[Any, ...]
+) -> Tensor:
+    """Record an operation whose second input is the residual, its last constant the activation: with the output, the
+    residual, or neither kept."""
+    activation = constants[-1]
+    by_output = told_by_output(activation)
+    kept = saved if by_output else (*saved, inputs[1])
+    return record(kind, y, inputs, kept, constants, by_output and activation != "none")
 
 
 class BatchNormResidualBackward(MultiNode):
@@ -140,10 +152,15 @@ class BatchNormResidualBackward(MultiNode):
 def _composite(hat_of: Callable[[Tensor], tuple[Tensor, Tensor, int | None]], activation: str) -> Callable[..., Four]:
     """The four gradients by other operations, given x̂, 1 / √(var + eps) and m as functions of x."""
 
-    def composite(gy: Tensor, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor) -> Four:
-        through = functions.relu_backward if activation == "relu" else functions.sigmoid_backward
-        g = through(gy, y)
+    def composite(gy: Tensor, x: Tensor, kept: Tensor, weight: Tensor, bias: Tensor) -> Four:
         hat, invstd, m = hat_of(x)
+        if told_by_output(activation):
+            g = through_output(gy, kept, activation)
+        else:
+            shape = axes_of(x)[1]
+            z = arithmetic.mul(hat, movement.reshape(weight, shape)) if weight.array.size else hat
+            z = arithmetic.add(z, movement.reshape(bias, shape)) if bias.array.size else z
+            g = through(gy, arithmetic.add(z, kept), activation)
         gx, gweight, gbias = gradients_of(g, hat, invstd, weight, bias, "none", m)
         return gx, g, gweight, gbias
 
@@ -154,7 +171,7 @@ def _composite(hat_of: Callable[[Tensor], tuple[Tensor, Tensor, int | None]], ac
 def batch_norm_residual_backward(
     gy: Tensor,
     x: Tensor,
-    y: Tensor,
+    kept: Tensor,
     weight: Tensor,
     bias: Tensor,
     statistics: Statistics,
@@ -164,8 +181,9 @@ def batch_norm_residual_backward(
 ) -> Four:
     """Return the gradients of ``batch_norm_residual`` with respect to x, residual, weight and bias.
 
-    gresidual = g = gy act', by the output y: gy where y > 0, or gy y (1 - y); the others are those of batch
-    normalisation alone for g. ``homes``: where the gradients of weight and bias go (``gradient_buffer``).
+    gresidual = g = gy act'; the others are those of batch normalisation alone for g. ``kept`` is the output y, by which
+    g = gy where y > 0, gy y (1 - y) or gy (1 - y²); or the residual, where the output does not tell the slope.
+    ``homes``: where the gradients of weight and bias go (``gradient_buffer``).
     """
     view, gx, out, innermost = paired(x)
     gresidual, gout = empty_as(x, view, innermost)
@@ -173,17 +191,17 @@ def batch_norm_residual_backward(
     gweight, gbias = (gradient_buffer(home, size, x.dtype, x.device) for home in homes)
     if view.size:
         launch(
-            x.device.kernels.batch_norm_residual_backward, in_layout(gy, innermost), view, in_layout(y, innermost),
-            plain(weight), plain(bias), statistics.rows, ACTIVATIONS[activation],
+            x.device.kernels.batch_norm_residual_backward, in_layout(gy, innermost), view, in_layout(kept, innermost),
+            plain(weight), plain(bias), statistics.rows, ACTIVATIONS[activation], slope_of(activation),
             out, gout, gweight.array, gbias.array, scratch(x, view),
         )  # fmt: skip
     else:
         clear(gweight, gbias)
     gradients = (gx, gresidual, gweight, gbias)
     if mode.grad:
-        nodes = nodes_of(BatchNormResidualBackward, gy, x, y, weight, bias)
+        nodes = nodes_of(BatchNormResidualBackward, gy, x, kept, weight, bias)
         if nodes is not None:
-            BatchNormResidualBackward(nodes, (gy, x, y, weight, bias), (4, eps, activation)).attach(gradients)
+            BatchNormResidualBackward(nodes, (gy, x, kept, weight, bias), (4, eps, activation)).attach(gradients)
     return gradients
 
 
@@ -193,13 +211,13 @@ class BatchNormResidualEval(Node):
     __slots__ = ()
 
     def backward(self, gy: Tensor) -> Gradients:
-        x, weight, bias, mean, var = self.unpack()
+        x, weight, bias, mean, var, *residual = self.unpack()
         eps, activation = self.constants
         if activation == "none":
             gx, *rest = batch_norm_eval_backward(gy, x, weight, bias, mean, var, eps, activation)
             return gx, gy, *rest, None, None
-        y = self.unpack_output()
-        return (*batch_norm_residual_eval_backward(gy, x, y, weight, bias, mean, var, eps, activation), None, None)
+        kept = residual[0] if residual else self.unpack_output()
+        return (*batch_norm_residual_eval_backward(gy, x, kept, weight, bias, mean, var, eps, activation), None, None)
 
 
 @operation(BatchNormResidualEval)
@@ -225,7 +243,8 @@ def batch_norm_residual_eval(
         Constants: no gradient goes to them.
     weight, bias : Tensor, shape (C,), optional
     eps : float
-    activation : {"relu", "sigmoid", "none"}
+    activation : str
+        As for ``batch_norm_train``.
 
     Raises
     ------
@@ -240,10 +259,10 @@ def batch_norm_residual_eval(
     if view.size:
         launch(
             x.device.kernels.batch_norm_residual_eval, view, in_layout(residual, innermost), plain(w), plain(b),
-            plain(mean), plain(var), eps, act, out, new_rows(x),
+            plain(mean), plain(var), eps, act, slope_of(activation), out, new_rows(x),
         )  # fmt: skip
     inputs = (x, residual, w, b, mean.alias(), var.alias())
-    return record(BatchNormResidualEval, y, inputs, (x, w, b, mean, var), (eps, activation), activation != "none")
+    return on_tape(BatchNormResidualEval, y, inputs, (x, w, b, mean, var), (eps, activation))
 
 
 class BatchNormResidualEvalBackward(MultiNode):
@@ -266,7 +285,7 @@ class BatchNormResidualEvalBackward(MultiNode):
 def batch_norm_residual_eval_backward(
     gy: Tensor,
     x: Tensor,
-    y: Tensor,
+    kept: Tensor,
     weight: Tensor,
     bias: Tensor,
     mean: Tensor,
@@ -281,15 +300,16 @@ def batch_norm_residual_eval_backward(
     gweight, gbias = (gradient_buffer(None, size, x.dtype, x.device) for _ in range(2))
     if view.size:
         launch(
-            x.device.kernels.batch_norm_residual_eval_backward, in_layout(gy, innermost), view, in_layout(y, innermost),
-            plain(weight), plain(bias), plain(mean), plain(var), eps, ACTIVATIONS[activation],
+            x.device.kernels.batch_norm_residual_eval_backward,
+            in_layout(gy, innermost), view, in_layout(kept, innermost), plain(weight), plain(bias),
+            plain(mean), plain(var), eps, ACTIVATIONS[activation], slope_of(activation),
             out, gout, gweight.array, gbias.array, new_rows(x), scratch(x, view),
         )  # fmt: skip
     else:
         clear(gweight, gbias)
     gradients = (gx, gresidual, gweight, gbias)
-    nodes = nodes_of(BatchNormResidualEvalBackward, gy, x, y, weight, bias)
+    nodes = nodes_of(BatchNormResidualEvalBackward, gy, x, kept, weight, bias)
     if nodes is not None:
         constants = (4, eps, activation, mean.alias(), var.alias())
-        BatchNormResidualEvalBackward(nodes, (gy, x, y, weight, bias), constants).attach(gradients)
+        BatchNormResidualEvalBackward(nodes, (gy, x, kept, weight, bias), constants).attach(gradients)
     return gradients

@@ -15,22 +15,21 @@ from tinygrad_bn.core.registry import operation
 from tinygrad_bn.core.tape import Gradients, Node, mode, record
 from tinygrad_bn.core.tensor import Array, Tensor
 from tinygrad_bn.ops import _winograd
+from tinygrad_bn.ops._activations import ACTIVATIONS, activation_code, slope_of
 from tinygrad_bn.ops._algorithm import algorithm
 from tinygrad_bn.ops._channels import in_layout, new_rows, paired, scratch
 from tinygrad_bn.ops._common import plain
 from tinygrad_bn.ops._geometry import Geometry
 from tinygrad_bn.ops._operands import NOTHING
 from tinygrad_bn.ops.batch_norm import (
-    ACTIVATIONS,
     BatchNormTrain,
     Statistics,
-    activation_code,
     batch_norm_backward,
     batch_norm_train,
     or_nothing,
     single_value,
 )
-from tinygrad_bn.ops.batch_norm_residual import BatchNormResidual
+from tinygrad_bn.ops.batch_norm_residual import BatchNormResidual, on_tape
 from tinygrad_bn.ops.convolution import Convolution, convolution, convolution_input, convolution_weight
 from tinygrad_bn.ops.movement import contiguous
 
@@ -96,11 +95,21 @@ def batch_norm_given(
     view, y, out, innermost = paired(x)
     r = or_nothing(None, x).array if residual is None else in_layout(residual, innermost)
     if view.size:
-        launch(x.device.kernels.batch_norm_given, view, r, plain(w), plain(b), statistics.rows, act, out)
+        launch(
+            x.device.kernels.batch_norm_given,
+            view,
+            r,
+            plain(w),
+            plain(b),
+            statistics.rows,
+            act,
+            slope_of(activation),
+            out,
+        )
     constants = (statistics, eps, activation)
     if residual is None:
         return record(BatchNormTrain, y, (x, w, b), (x, w, b), constants)
-    return record(BatchNormResidual, y, (x, residual, w, b), (x, w, b), constants, activation != "none")
+    return on_tape(BatchNormResidual, y, (x, residual, w, b), (x, w, b), constants)
 
 
 class NormConvolution(Node):
@@ -159,7 +168,8 @@ def norm_convolution(
     statistics : Statistics
         Of x, found with the same ``eps``.
     eps : float
-    activation : {"none", "relu", "sigmoid"}
+    activation : str
+        As for ``batch_norm_train``.
     geometry : Geometry
     next_eps : float
         Of the normalisation that follows.

@@ -7,8 +7,9 @@ from tinygrad_bn.core.launch import launch
 from tinygrad_bn.core.registry import operation
 from tinygrad_bn.core.tape import Gradients, MultiNode, Node, gradient_buffer, mode, nodes_of
 from tinygrad_bn.core.tensor import Tensor
+from tinygrad_bn.ops._activations import ACTIVATIONS, RELU, slope_of
 from tinygrad_bn.ops._common import plain
-from tinygrad_bn.ops.batch_norm import ACTIVATIONS, Statistics, batch_norm_train
+from tinygrad_bn.ops.batch_norm import Statistics, batch_norm_train
 from tinygrad_bn.ops.composite import through_composite
 from tinygrad_bn.ops.matmul import NO_MATRIX, linear
 
@@ -61,7 +62,8 @@ def linear_batch_norm(
     gain, bias : Tensor, shape (N,)
         Of the normalisation.
     eps : float
-    activation : {"none", "relu", "sigmoid"}
+    activation : str
+        As for ``batch_norm_train``.
 
     Returns
     -------
@@ -70,6 +72,7 @@ def linear_batch_norm(
     """
     dtype, device = x.dtype, x.device
     m, n = len(x.array), len(weight.array)
+    act = ACTIVATIONS[activation]
     z, out, rows = device.empty((m, n), dtype), device.empty((m, n), dtype), device.empty((4, n), dtype)
     launch(
         device.kernels.linear_batch_norm,
@@ -77,7 +80,7 @@ def linear_batch_norm(
         weight.array if weight.contiguous_array else plain(weight),
         gain.array if gain.contiguous_array else plain(gain),
         bias.array if bias.contiguous_array else plain(bias),
-        eps, ACTIVATIONS[activation], z, rows, out,
+        eps, act, 0 if act <= RELU else slope_of(activation), z, rows, out,
     )  # fmt: skip
     y, statistics = Tensor(out, dtype, device), Statistics(rows, m)
     if mode.grad:
@@ -124,6 +127,7 @@ def linear_batch_norm_backward(
     """
     dtype, device = x.dtype, x.device
     (m, k), n = x.array.shape, weight.array.shape[0]
+    act = ACTIVATIONS[activation]
     gx = Tensor(device.empty((m, k), dtype), dtype, device) if for_x else None
     gweight = gradient_buffer(homes[0], (n, k), dtype, device)
     ggain = gradient_buffer(homes[1], (n,), dtype, device)
@@ -136,7 +140,7 @@ def linear_batch_norm_backward(
         gain.array if gain.contiguous_array else plain(gain),
         bias.array if bias.contiguous_array else plain(bias),
         z.array,
-        statistics.rows, ACTIVATIONS[activation], device.empty((m, n), dtype),
+        statistics.rows, act, 0 if act <= RELU else slope_of(activation), device.empty((m, n), dtype),
         NO_MATRIX[dtype.name] if gx is None else gx.array,
         gweight.array, ggain.array, gbias.array,
     )  # fmt: skip

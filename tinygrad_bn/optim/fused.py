@@ -103,9 +103,10 @@ class Plan:
         """Whether the parameters' state is of the very objects that the tables were made of."""
         try:
             for name, tensors in zip(self.names, self.state):
-                if any(map(is_not, map(itemgetter(name), map(state.get, self.params)), tensors)):
+                own = map(state.__getitem__, self.params)
+                if any(map(is_not, map(itemgetter(name), own), tensors)):
                     return False
-        except (KeyError, TypeError):  # a parameter without state, or without all of it
+        except KeyError:  # a parameter without state, or without all of it
             return False
         return True
 

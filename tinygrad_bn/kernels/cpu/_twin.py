@@ -4,6 +4,7 @@ NumPy's."""
 from __future__ import annotations
 
 import ctypes
+import math
 from typing import Any
 
 import numpy as np
@@ -265,3 +266,15 @@ def settle() -> None:
 
 def blend(v: Any, w: Any, n: int) -> Any:
     return np.where(np.arange(v.size) < n, v, w)
+
+
+def constant(v: Any, c: float) -> Any:
+    return np.full(v.size, c, v.dtype)
+
+
+def tanh_lanes(v: Any) -> Any:
+    return np.tanh(v)
+
+
+def erfc_lanes(v: Any) -> Any:
+    return np.array([math.erfc(x) for x in v], v.dtype)

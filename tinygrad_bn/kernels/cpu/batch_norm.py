@@ -17,7 +17,7 @@ import numpy as np
 from numba import prange
 
 from tinygrad_bn.kernels.cpu._jit import jit, parallel
-from tinygrad_bn.kernels.cpu.bn_apply import RELU, SIGMOID
+from tinygrad_bn.kernels.cpu.bn_activation import RELU
 from tinygrad_bn.kernels.cpu.bn_statistics import finalise, gather, given
 from tinygrad_bn.kernels.cpu.bn_tasks import channels_of, find_gradient, find_statistics, find_sums, normalise, tasks_of
 
@@ -26,7 +26,7 @@ GRAIN = 1 << 14
 
 @parallel(work="x", grain=GRAIN)
 def batch_norm_train(
-    x: Any, weight: Any, bias: Any, eps: Any, act: Any,
+    x: Any, weight: Any, bias: Any, eps: Any, act: Any, slope: Any,
     y: Any, statistics: Any, parts: Any,
 ) -> None:  # fmt: skip
     tasks, cuts = tasks_of(x), parts.shape[1]
@@ -35,34 +35,34 @@ def batch_norm_train(
             c0, c1 = channels_of(x, t)
             find_statistics(x, t, 0, parts)
             finalise(parts, c0, c1, eps, statistics)
-            normalise(x, None, y, t, 0, 1, statistics, weight, bias, act)
+            normalise(x, None, y, t, 0, 1, statistics, weight, bias, act, slope)
     else:
         for i in prange(tasks * cuts):
             find_statistics(x, i // cuts, i % cuts, parts)
         finalise(parts, 0, x.shape[1], eps, statistics)
         for i in prange(tasks * cuts):
-            normalise(x, None, y, i // cuts, i % cuts, cuts, statistics, weight, bias, act)
+            normalise(x, None, y, i // cuts, i % cuts, cuts, statistics, weight, bias, act, slope)
 
 
 @parallel(work="gy", grain=GRAIN)
 def batch_norm_backward(
-    gy: Any, x: Any, weight: Any, bias: Any, statistics: Any, act: Any,
+    gy: Any, x: Any, weight: Any, bias: Any, statistics: Any, act: Any, slope: Any,
     gx: Any, gweight: Any, gbias: Any, parts: Any,
 ) -> None:  # fmt: skip
     samples, channels, length = x.shape
     tasks, cuts = tasks_of(x), parts.shape[1]
     count = np.float64(samples * length)
-    mask, past = act == RELU, act != SIGMOID
-    g = gx if act == SIGMOID else gy  # gy σ'(z) waits where gx will be
+    mask, past = act == RELU, act <= RELU
+    g = gx if act > RELU else gy  # gy act'(z) waits where gx will be
     if cuts == 1:
         for t in prange(tasks):
             c0, c1 = channels_of(x, t)
-            find_sums(gy, x, None, gx, t, 0, statistics, weight, bias, act, parts)
+            find_sums(gy, x, None, gx, t, 0, statistics, weight, bias, act, slope, parts)
             gather(parts, c0, c1, statistics, count, gweight, gbias)
             find_gradient(g, x, gx, t, 0, statistics, weight, bias, mask, count, gweight, gbias, parts, past)
     else:
         for i in prange(tasks * cuts):
-            find_sums(gy, x, None, gx, i // cuts, i % cuts, statistics, weight, bias, act, parts)
+            find_sums(gy, x, None, gx, i // cuts, i % cuts, statistics, weight, bias, act, slope, parts)
         gather(parts, 0, channels, statistics, count, gweight, gbias)
         for i in prange(tasks * cuts):
             t, p = i // cuts, i % cuts
@@ -71,27 +71,28 @@ def batch_norm_backward(
 
 @parallel(work="x", grain=GRAIN)
 def batch_norm_eval(
-    x: Any, weight: Any, bias: Any, mean: Any, var: Any, eps: Any, act: Any, y: Any, statistics: Any
-) -> None:
+    x: Any, weight: Any, bias: Any, mean: Any, var: Any, eps: Any, act: Any, slope: Any,
+    y: Any, statistics: Any,
+) -> None:  # fmt: skip
     tasks = tasks_of(x)
     cuts = max(1, min(x.shape[0], 8 // tasks))
     given(mean, var, eps, statistics)
     for i in prange(tasks * cuts):
-        normalise(x, None, y, i // cuts, i % cuts, cuts, statistics, weight, bias, act)
+        normalise(x, None, y, i // cuts, i % cuts, cuts, statistics, weight, bias, act, slope)
 
 
 @parallel(work="gy", grain=GRAIN)
 def batch_norm_eval_backward(
-    gy: Any, x: Any, weight: Any, bias: Any, mean: Any, var: Any, eps: Any, act: Any,
+    gy: Any, x: Any, weight: Any, bias: Any, mean: Any, var: Any, eps: Any, act: Any, slope: Any,
     gx: Any, gweight: Any, gbias: Any, statistics: Any, parts: Any,
 ) -> None:  # fmt: skip
-    mask, past = act == RELU, act != SIGMOID
-    g = gx if act == SIGMOID else gy
+    mask, past = act == RELU, act <= RELU
+    g = gx if act > RELU else gy
     given(mean, var, eps, statistics)
     cuts = parts.shape[1]
     for i in prange(tasks_of(x) * cuts):
         t, p = i // cuts, i % cuts
-        find_sums(gy, x, None, gx, t, p, statistics, weight, bias, act, parts)
+        find_sums(gy, x, None, gx, t, p, statistics, weight, bias, act, slope, parts)
         find_gradient(g, x, gx, t, p, statistics, weight, bias, mask, 0.0, gweight, gbias, parts, past)
     gather(parts, 0, x.shape[1], statistics, 0.0, gweight, gbias)
 

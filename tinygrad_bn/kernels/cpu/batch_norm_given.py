@@ -31,13 +31,15 @@ def batch_norm_finish(parts: Any, eps: Any, statistics: Any) -> None:
 
 
 @parallel(work="x", grain=GRAIN)
-def batch_norm_given(x: Any, residual: Any, weight: Any, bias: Any, statistics: Any, act: Any, y: Any) -> None:
+def batch_norm_given(
+    x: Any, residual: Any, weight: Any, bias: Any, statistics: Any, act: Any, slope: Any, y: Any
+) -> None:
     tasks = tasks_of(x)
     cuts = max(1, min(x.shape[0], 8 // tasks))
     r = pointer_to(residual)
     if residual.size:
         for i in prange(tasks * cuts):
-            normalise(x, r, y, i // cuts, i % cuts, cuts, statistics, weight, bias, act)
+            normalise(x, r, y, i // cuts, i % cuts, cuts, statistics, weight, bias, act, slope)
     else:
         for i in prange(tasks * cuts):
-            normalise(x, None, y, i // cuts, i % cuts, cuts, statistics, weight, bias, act)
+            normalise(x, None, y, i // cuts, i % cuts, cuts, statistics, weight, bias, act, slope)

@@ -1,11 +1,11 @@
 """Batch normalisation to which a residual is added ahead of the activation: y = act(bn(x) + r), its gradients.
 
     y  = act((x - mean) invstd weight + bias + r)
-    g  = gy act'(·) = gy where y > 0, or gy y (1 - y),  gr = g,  gx, gweight, gbias of g as in ``batch_norm``
+    g  = gy act'(·),  gr = g,  gx, gweight, gbias of g as in ``batch_norm``
 
-He et al. 2016 (arXiv:1512.03385), figure 2. Forward reads x and r and writes y: sum and activation take place in
-registers. Backward finds the slope from y, which is as far away as r and needs no arithmetic: gr is written in the pass
-that sums it up, and read out of the cache in the one that writes gx. Of memory, 3 values are read and 2 written.
+He et al. 2016 (arXiv:1512.03385), figure 2. Forward reads x and r and writes y: the sum takes place in registers.
+Backward finds the slope from what is kept, y or r: gr is written ahead of the sums or with them, and read out of the
+cache in the pass that writes gx. Of memory, 3 values are read and 2 written.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tinygrad_bn.kernels.cpu.simd import pointer_to
 
 @parallel(work="x", grain=GRAIN)
 def batch_norm_residual(
-    x: Any, residual: Any, weight: Any, bias: Any, eps: Any, act: Any,
+    x: Any, residual: Any, weight: Any, bias: Any, eps: Any, act: Any, slope: Any,
     y: Any, statistics: Any, parts: Any,
 ) -> None:  # fmt: skip
     tasks, cuts = tasks_of(x), parts.shape[1]
@@ -34,33 +34,33 @@ def batch_norm_residual(
             c0, c1 = channels_of(x, t)
             find_statistics(x, t, 0, parts)
             finalise(parts, c0, c1, eps, statistics)
-            normalise(x, r, y, t, 0, 1, statistics, weight, bias, act)
+            normalise(x, r, y, t, 0, 1, statistics, weight, bias, act, slope)
     else:
         for i in prange(tasks * cuts):
             find_statistics(x, i // cuts, i % cuts, parts)
         finalise(parts, 0, x.shape[1], eps, statistics)
         for i in prange(tasks * cuts):
-            normalise(x, r, y, i // cuts, i % cuts, cuts, statistics, weight, bias, act)
+            normalise(x, r, y, i // cuts, i % cuts, cuts, statistics, weight, bias, act, slope)
 
 
 @parallel(work="gy", grain=GRAIN)
 def batch_norm_residual_backward(
-    gy: Any, x: Any, y: Any, weight: Any, bias: Any, statistics: Any, act: Any,
+    gy: Any, x: Any, kept: Any, weight: Any, bias: Any, statistics: Any, act: Any, slope: Any,
     gx: Any, gresidual: Any, gweight: Any, gbias: Any, parts: Any,
 ) -> None:  # fmt: skip
     samples, channels, length = x.shape
     tasks, cuts = tasks_of(x), parts.shape[1]
     count = np.float64(samples * length)
-    out, g = pointer_to(y), gresidual
+    k, g = pointer_to(kept), gresidual
     if cuts == 1:
         for t in prange(tasks):
             c0, c1 = channels_of(x, t)
-            find_sums(gy, x, out, g, t, 0, statistics, weight, bias, act, parts)
+            find_sums(gy, x, k, g, t, 0, statistics, weight, bias, act, slope, parts)
             gather(parts, c0, c1, statistics, count, gweight, gbias)
             find_gradient(g, x, gx, t, 0, statistics, weight, bias, False, count, gweight, gbias, parts, True)
     else:
         for i in prange(tasks * cuts):
-            find_sums(gy, x, out, g, i // cuts, i % cuts, statistics, weight, bias, act, parts)
+            find_sums(gy, x, k, g, i // cuts, i % cuts, statistics, weight, bias, act, slope, parts)
         gather(parts, 0, channels, statistics, count, gweight, gbias)
         for i in prange(tasks * cuts):
             t, p = i // cuts, i % cuts
@@ -69,26 +69,27 @@ def batch_norm_residual_backward(
 
 @parallel(work="x", grain=GRAIN)
 def batch_norm_residual_eval(
-    x: Any, residual: Any, weight: Any, bias: Any, mean: Any, var: Any, eps: Any, act: Any, y: Any, statistics: Any
-) -> None:
+    x: Any, residual: Any, weight: Any, bias: Any, mean: Any, var: Any, eps: Any, act: Any, slope: Any,
+    y: Any, statistics: Any,
+) -> None:  # fmt: skip
     tasks = tasks_of(x)
     cuts = max(1, min(x.shape[0], 8 // tasks))
     r = pointer_to(residual)
     given(mean, var, eps, statistics)
     for i in prange(tasks * cuts):
-        normalise(x, r, y, i // cuts, i % cuts, cuts, statistics, weight, bias, act)
+        normalise(x, r, y, i // cuts, i % cuts, cuts, statistics, weight, bias, act, slope)
 
 
 @parallel(work="gy", grain=GRAIN)
 def batch_norm_residual_eval_backward(
-    gy: Any, x: Any, y: Any, weight: Any, bias: Any, mean: Any, var: Any, eps: Any, act: Any,
+    gy: Any, x: Any, kept: Any, weight: Any, bias: Any, mean: Any, var: Any, eps: Any, act: Any, slope: Any,
     gx: Any, gresidual: Any, gweight: Any, gbias: Any, statistics: Any, parts: Any,
 ) -> None:  # fmt: skip
-    out, g = pointer_to(y), gresidual
+    k, g = pointer_to(kept), gresidual
     given(mean, var, eps, statistics)
     cuts = parts.shape[1]
     for i in prange(tasks_of(x) * cuts):
         t, p = i // cuts, i % cuts
-        find_sums(gy, x, out, g, t, p, statistics, weight, bias, act, parts)
+        find_sums(gy, x, k, g, t, p, statistics, weight, bias, act, slope, parts)
         find_gradient(g, x, gx, t, p, statistics, weight, bias, False, 0.0, gweight, gbias, parts, True)
     gather(parts, 0, x.shape[1], statistics, 0.0, gweight, gbias)

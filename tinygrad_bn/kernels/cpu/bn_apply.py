@@ -6,7 +6,8 @@
 The rows of a task's channels follow one another in memory, and registers go over them without a seam: the one that
 straddles two channels takes lanes of both. So all stores but a run's first and last fill registers, and may go past the
 caches: those of LARGE results do, which saves reading the memory that they overwrite. Samples are visited last to
-first: the pass ahead of this one leaves the last in the cache.
+first: the pass ahead of this one leaves the last in the cache. None and ReLU are a bound below; the other activations
+go over a sample's run once more, in the cache (``bn_activation``).
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from tinygrad_bn.kernels.cpu._jit import jit
+from tinygrad_bn.kernels.cpu.bn_activation import RELU, activate
 from tinygrad_bn.kernels.cpu.bn_rows import LARGE
 from tinygrad_bn.kernels.cpu.bn_statistics import at_or
 from tinygrad_bn.kernels.cpu.simd import (
-    exp,
     fma,
     lanes,
     largest,
@@ -32,14 +33,6 @@ from tinygrad_bn.kernels.cpu.simd import (
     zeros,
 )
 from tinygrad_bn.kernels.cpu.streams import blend, misaligned, settle, stream
-
-RELU, SIGMOID = 1, 2  # as in ``kernels/ref/batch_norm.py``
-
-
-@jit(inline=True)
-def sigmoid(z: Any, zero: Any, one: Any) -> Any:
-    """1 / (1 + e^-z) of a register, given registers of zeros and ones."""
-    return one / (one + exp(zero - z))
 
 
 @jit(inline=True)
@@ -69,12 +62,12 @@ def ahead_of_registers(skew: Any, i: Any, length: Any, width: Any, past: Any) ->
 @jit()
 def rows_apply(
     x: Any, r: Any, y: Any, c0: Any, c1: Any, channels: Any, length: Any, n0: Any, n1: Any,
-    statistics: Any, weight: Any, bias: Any, act: Any,
+    statistics: Any, weight: Any, bias: Any, act: Any, slope: Any,
 ) -> None:  # fmt: skip
     """y = act(z) of channels c0 … c1, samples n0 … n1; r is a pointer, or None."""
     width = lanes(x)
     px, py = pointer_to(x), pointer_to(y)
-    past = act != SIGMOID and length >= width and y.size * y.itemsize > LARGE
+    past = act <= RELU and length >= width and y.size * y.itemsize > LARGE
     skew = misaligned(y)
     floor = splat(x.dtype.type(0.0 if act == RELU else -np.inf))
     h0 = e0 = s0 = b0 = zeros(x)
@@ -108,16 +101,7 @@ def rows_apply(
         if i < end:
             z = plus_first(fma((load_first(px, i, end - i) - h0) - e0, s0, b0), r, i, end - i)
             store_first(py, i, largest(z, floor), end - i)
-        if act == SIGMOID:
-            run_sigmoid(y, start, end)
+        if act > RELU:
+            activate(py, start, end, act, slope)
     if past:
         settle()
-
-
-@jit()
-def run_sigmoid(y: Any, start: Any, end: Any) -> None:
-    """y = σ(y), while it is in the cache."""
-    py = pointer_to(y)
-    zero, one = zeros(y), splat(y.dtype.type(1))
-    for i in range(start, end, lanes(y)):
-        store_first(py, i, sigmoid(load_first(py, i, end - i), zero, one), end - i)

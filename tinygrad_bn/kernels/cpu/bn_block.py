@@ -21,21 +21,22 @@ GRAIN = 1 << 14
 
 
 @parallel(work="x", grain=GRAIN)
-def batch_norm_block(x: Any, weight: Any, bias: Any, eps: Any, act: Any, y: Any, statistics: Any) -> None:
+def batch_norm_block(x: Any, weight: Any, bias: Any, eps: Any, act: Any, slope: Any, y: Any, statistics: Any) -> None:
     samples, channels = x.shape
     width = lanes(x)
     for t in prange(-(-channels // width)):
         c0 = t * width
-        block_forward(x, y, channels, c0, min(width, channels - c0), samples, eps, weight, bias, act, statistics)
+        block_forward(x, y, channels, c0, min(width, channels - c0), samples, eps, weight, bias, act, slope, statistics)
 
 
 @parallel(work="gy", grain=GRAIN)
 def batch_norm_block_backward(
-    gy: Any, x: Any, weight: Any, bias: Any, statistics: Any, act: Any, gx: Any, gweight: Any, gbias: Any
-) -> None:
+    gy: Any, x: Any, weight: Any, bias: Any, statistics: Any, act: Any, slope: Any,
+    gx: Any, gweight: Any, gbias: Any,
+) -> None:  # fmt: skip
     samples, channels = x.shape
     width = lanes(x)
     for t in prange(-(-channels // width)):
         c0 = t * width
         n = min(width, channels - c0)
-        block_backward(gy, x, gx, channels, c0, n, samples, statistics, weight, bias, act, gweight, gbias)
+        block_backward(gy, x, gx, channels, c0, n, samples, statistics, weight, bias, act, slope, gweight, gbias)

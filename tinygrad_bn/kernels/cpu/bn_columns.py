@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from tinygrad_bn.kernels.cpu._jit import jit
-from tinygrad_bn.kernels.cpu.bn_apply import RELU, SIGMOID, plus_first, sigmoid
-from tinygrad_bn.kernels.cpu.bn_gradient import sigmoid_slope
+from tinygrad_bn.kernels.cpu.bn_activation import RELU, columns, slopes
+from tinygrad_bn.kernels.cpu.bn_apply import plus_first
 from tinygrad_bn.kernels.cpu.bn_statistics import merge
 from tinygrad_bn.kernels.cpu.simd import (
     fma,
@@ -102,41 +102,17 @@ def columns_statistics(x: Any, channels: Any, c0: Any, n: Any, r0: Any, r1: Any,
 @jit(inline=True)
 def columns_apply(
     x: Any, r: Any, y: Any, channels: Any, c0: Any, n: Any, r0: Any, r1: Any,
-    h: Any, e: Any, gain: Any, beta: Any, act: Any,
+    h: Any, e: Any, gain: Any, beta: Any, act: Any, slope: Any,
 ) -> None:  # fmt: skip
     """y = act(((x - h) - e) gain + beta (+ r)); h, e, gain and beta are registers, r is a pointer, or None."""
-    if act == SIGMOID:
-        zero, one = zeros(x), splat(x.dtype.type(1))
-        for i in range(r0 * channels + c0, r1 * channels + c0, channels):
-            z = plus_first(fma((load_first(x, i, n) - h) - e, gain, beta), r, i, n)
-            store_first(y, i, sigmoid(z, zero, one), n)
+    if act > RELU:
+        start, end = r0 * channels + c0, r1 * channels + c0
+        columns(x, r, y, start, end, channels, n, h, e, gain, beta, act, slope)
         return
-    floor = splat(x.dtype.type(0.0 if act else -np.inf))
+    floor = splat(x.dtype.type(0.0 if act == RELU else -np.inf))
     for i in range(r0 * channels + c0, r1 * channels + c0, channels):
         z = plus_first(fma((load_first(x, i, n) - h) - e, gain, beta), r, i, n)
         store_first(y, i, largest(z, floor), n)
-
-
-@jit(inline=True)
-def columns_slope(
-    gy: Any, x: Any, g: Any, channels: Any, c0: Any, n: Any, r0: Any, r1: Any, h: Any, e: Any, gain: Any, beta: Any
-) -> None:
-    """g = gy σ'(z), z = ((x - h) - e) gain + beta; h, e, gain and beta are registers."""
-    zero, one = zeros(x), splat(x.dtype.type(1))
-    for r in range(r0, r1):
-        i = r * channels + c0
-        z = fma((load_first(x, i, n) - h) - e, gain, beta)
-        store_first(g, i, load_first(gy, i, n) * sigmoid_slope(z, zero, one), n)
-
-
-@jit(inline=True)
-def columns_slope_of_output(
-    gy: Any, y: Any, g: Any, channels: Any, c0: Any, n: Any, r0: Any, r1: Any, act: Any, one: Any
-) -> None:
-    """g = gy where y > 0, or gy y (1 - y)."""
-    for i in range(r0 * channels + c0, r1 * channels + c0, channels):
-        v, w = load_first(y, i, n), load_first(gy, i, n)
-        store_first(g, i, where_positive(v, w) if act == RELU else w * v * (one - v), n)
 
 
 @jit(inline=True)
@@ -212,19 +188,19 @@ def register_or(values: Any, c: Any, n: Any, default: Any) -> Any:
 @jit()
 def block_forward(
     x: Any, y: Any, channels: Any, c0: Any, n: Any, samples: Any, eps: Any, weight: Any, bias: Any, act: Any,
-    statistics: Any,
+    slope: Any, statistics: Any,
 ) -> None:  # fmt: skip
     """Statistics and output of the n channels of one register, of a batch that is a single block."""
     block_statistics(x, channels, c0, n, samples, eps, statistics)
     h, e = load_first(statistics, c0, n), load_first(statistics, channels + c0, n)
     gain = load_first(statistics, 3 * channels + c0, n) * register_or(weight, c0, n, 1)
-    columns_apply(x, None, y, channels, c0, n, 0, samples, h, e, gain, register_or(bias, c0, n, 0), act)
+    columns_apply(x, None, y, channels, c0, n, 0, samples, h, e, gain, register_or(bias, c0, n, 0), act, slope)
 
 
 @jit()
 def block_backward(
     gy: Any, x: Any, gx: Any, channels: Any, c0: Any, n: Any, samples: Any, statistics: Any, weight: Any, bias: Any,
-    act: Any, gweight: Any, gbias: Any,
+    act: Any, slope: Any, gweight: Any, gbias: Any,
 ) -> None:  # fmt: skip
     """The three gradients of the n channels of one register, of a batch that is a single block."""
     r = load_first(statistics, 3 * channels + c0, n)
@@ -233,9 +209,12 @@ def block_backward(
     h, e = load_first(statistics, c0, n), load_first(statistics, channels + c0, n)
     count = x.dtype.type(samples)
     mask = 1 if act == RELU else 0
-    source = gx if act == SIGMOID else gy  # gy σ'(z) waits where gx will be
-    if act == SIGMOID:
-        columns_slope(gy, x, gx, channels, c0, n, 0, samples, h, e, gain, beta)
+    source = gx if act > RELU else gy  # gy act'(z) waits where gx will be
+    if act > RELU:
+        slopes(
+            pointer_to(gy), pointer_to(x), None, pointer_to(gx), c0, channels, samples, n,
+            h, e, gain, beta, act, slope,
+        )  # fmt: skip
     s, q = block_sums(source, x, channels, c0, n, 0, samples, h, e, gain, beta, mask)
     store_first(gbias, c0, s, n)
     store_first(gweight, c0, q * r, n)

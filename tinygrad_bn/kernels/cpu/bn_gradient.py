@@ -3,9 +3,10 @@
     Σ g, Σ g d,  d = (x - hi) - lo,  g = gy act'(z)        each block in its own type, blocks in float64
     gx = gain (g - k1 - d k2)                              k1, k2 from the sums (``bn_statistics.gather``)
 
-Of the ReLU alone, g is computed in both passes: z is one more operation on what is read anyway. Of the sigmoid, the
-first pass writes g where gx will be, and the second reads it out of the cache. Where a residual was added to z, it is
-not read here: the slope is that of the output, y > 0 or y (1 - y), and g is written as the residual's gradient.
+Of the ReLU alone, g is computed in both passes: z is one more operation on what is read anyway. Of other activations,
+g is written where gx will be, ahead of the sums, block by block (``bn_activation``), and read out of the cache. Where a
+residual was added to z, g is written as the residual's gradient; that of the ReLU by the output, y > 0, as it is summed
+up.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from __future__ import annotations
 from typing import Any
 
 from tinygrad_bn.kernels.cpu._jit import jit
-from tinygrad_bn.kernels.cpu.bn_apply import RELU, SIGMOID, ahead_of_registers, put, sigmoid
+from tinygrad_bn.kernels.cpu.bn_activation import RELU, slopes
+from tinygrad_bn.kernels.cpu.bn_apply import ahead_of_registers, put
 from tinygrad_bn.kernels.cpu.bn_rows import BLOCK, LARGE, ahead
 from tinygrad_bn.kernels.cpu.bn_statistics import at_or
 from tinygrad_bn.kernels.cpu.simd import (
@@ -37,41 +39,14 @@ FAR = 1 << 22  # bytes of x from which what comes next is fetched: below, the pr
 
 
 @jit(inline=True)
-def sigmoid_slope(z: Any, zero: Any, one: Any) -> Any:
-    s = sigmoid(z, zero, one)
-    return s * (one - s)
-
-
-@jit()
-def slope_of_input(
-    gy: Any, x: Any, g: Any, at: Any, step: Any, rows: Any, length: Any, h: Any, e: Any, s: Any, b: Any, one: Any
-) -> None:
-    """g = gy σ'(z)."""
-    zero = zeros(x)
-    for _ in range(rows):
-        for i in range(at, at + length, lanes(x)):
-            rest = at + length - i
-            z = fma((load_first(x, i, rest) - h) - e, s, b)
-            store_first(g, i, load_first(gy, i, rest) * sigmoid_slope(z, zero, one), rest)
-        at += step
-
-
-@jit(inline=True)
-def through(y: Any, g: Any, act: Any, one: Any) -> Any:
-    """g where y > 0, or g y (1 - y): registers."""
-    return where_positive(y, g) if act == RELU else g * y * (one - y)
-
-
-@jit(inline=True)
-def summed(
-    gy: Any, x: Any, y: Any, g: Any, i: Any, h: Any, e: Any, s: Any, b: Any, act: Any, one: Any, p: Any, q: Any
-) -> Any:
+def summed(gy: Any, x: Any, y: Any, g: Any, i: Any, h: Any, e: Any, s: Any, b: Any, act: Any, p: Any, q: Any) -> Any:
     """p + g, q + g d."""
     d = (load(x, i) - h) - e
     v = load(gy, i)
     if y is not None:
-        v = through(load(y, i), v, act, one)
-        store(g, i, v)
+        if act == RELU:
+            v = where_positive(load(y, i), v)
+            store(g, i, v)
     elif act == RELU:
         v = where_positive(fma(d, s, b), v)
     return p + v, fma(v, d, q)
@@ -80,14 +55,15 @@ def summed(
 @jit(inline=True)
 def summed_first(
     gy: Any, x: Any, y: Any, g: Any, i: Any, n: Any,
-    h: Any, e: Any, s: Any, b: Any, act: Any, one: Any, p: Any, q: Any,
+    h: Any, e: Any, s: Any, b: Any, act: Any, p: Any, q: Any,
 ) -> Any:  # fmt: skip
     """The same of the first n lanes."""
     d = (load_first(x, i, n) - h) - e
     v = load_first(gy, i, n)
     if y is not None:
-        v = first(through(load_first(y, i, n), v, act, one), n)
-        store_first(g, i, v, n)
+        if act == RELU:
+            v = first(where_positive(load_first(y, i, n), v), n)
+            store_first(g, i, v, n)
     elif act == RELU:
         v = first(where_positive(fma(d, s, b), v), n)
     return p + v, fma(v, first(d, n), q)
@@ -105,9 +81,9 @@ def fetch(gy: Any, x: Any, y: Any, start: Any, end: Any, width: Any) -> None:
 @jit()
 def block_sums(
     gy: Any, x: Any, y: Any, g: Any, at: Any, step: Any, rows: Any, length: Any,
-    h: Any, e: Any, s: Any, b: Any, act: Any, one: Any, further: Any,
+    h: Any, e: Any, s: Any, b: Any, act: Any, further: Any,
 ) -> Any:  # fmt: skip
-    """Σ g and Σ g d; g is written where y is given. What lies ``further`` on is fetched."""
+    """Σ g and Σ g d; where y is given, a ReLU's g is found by it, and written. What lies ``further`` on is fetched."""
     width = lanes(x)
     p0 = p1 = p2 = p3 = q0 = q1 = q2 = q3 = zeros(x)
     rest = length % width
@@ -117,18 +93,18 @@ def block_sums(
         while i + 4 * width <= end:
             if further:
                 fetch(gy, x, y, i + further, i + 4 * width + further, width)
-            p0, q0 = summed(gy, x, y, g, i, h, e, s, b, act, one, p0, q0)
-            p1, q1 = summed(gy, x, y, g, i + width, h, e, s, b, act, one, p1, q1)
-            p2, q2 = summed(gy, x, y, g, i + 2 * width, h, e, s, b, act, one, p2, q2)
-            p3, q3 = summed(gy, x, y, g, i + 3 * width, h, e, s, b, act, one, p3, q3)
+            p0, q0 = summed(gy, x, y, g, i, h, e, s, b, act, p0, q0)
+            p1, q1 = summed(gy, x, y, g, i + width, h, e, s, b, act, p1, q1)
+            p2, q2 = summed(gy, x, y, g, i + 2 * width, h, e, s, b, act, p2, q2)
+            p3, q3 = summed(gy, x, y, g, i + 3 * width, h, e, s, b, act, p3, q3)
             i += 4 * width
         if further:
             fetch(gy, x, y, i + further, at + length + further, width)
         while i < end:
-            p0, q0 = summed(gy, x, y, g, i, h, e, s, b, act, one, p0, q0)
+            p0, q0 = summed(gy, x, y, g, i, h, e, s, b, act, p0, q0)
             i += width
         if rest:
-            p1, q1 = summed_first(gy, x, y, g, i, rest, h, e, s, b, act, one, p1, q1)
+            p1, q1 = summed_first(gy, x, y, g, i, rest, h, e, s, b, act, p1, q1)
         at += step
     return total((p0 + p1) + (p2 + p3)), total((q0 + q1) + (q2 + q3))
 
@@ -136,15 +112,14 @@ def block_sums(
 @jit()
 def rows_sums(
     gy: Any, x: Any, y: Any, g: Any, c0: Any, c1: Any, channels: Any, length: Any, n0: Any, n1: Any,
-    statistics: Any, weight: Any, bias: Any, act: Any, parts: Any, p: Any,
+    statistics: Any, weight: Any, bias: Any, act: Any, slope: Any, parts: Any, p: Any,
 ) -> None:  # fmt: skip
-    """Part p, (·, Σ g, Σ g d), of channels c0 … c1: samples n0 … n1, block by block. y is a pointer, or None; g is
-    written where y is given or the activation is a sigmoid."""
+    """Part p, (·, Σ g, Σ g d), of channels c0 … c1: samples n0 … n1, block by block. y is a pointer to
+    what is kept of a residual's sum, or None; g is written where y is given or there is more than a ReLU."""
     px, pgy, pg = pointer_to(x), pointer_to(gy), pointer_to(g)
-    one = splat(x.dtype.type(1))
     far = x.size * x.itemsize > FAR
-    waiting = y is None and act == SIGMOID  # gy σ'(z) waits where gx will be
-    source, slope = (pg, 0) if waiting else (pgy, act)
+    waiting = act > RELU  # gy act'(z) waits where gx, or the residual's gradient, will be
+    source = pg if waiting else pgy
     for c in range(c0, c1):
         for j in range(3):
             parts[c, p, j] = 0.0
@@ -160,10 +135,8 @@ def rows_sums(
                 at = n * step + c * length + lo
                 further = ahead(n, lo, c1 - c0, rows, n0, n1, length, step, BLOCK) if far else 0
                 if waiting:
-                    slope_of_input(pgy, px, pg, at, step, taken, run, h, e, s, b, one)
-                sum_g, sum_gd = block_sums(
-                    source, px, y, pg, at, step, taken, run, h, e, s, b, slope, one, further
-                )  # fmt: skip
+                    slopes(pgy, px, y, pg, at, step, taken, run, h, e, s, b, act, slope)
+                sum_g, sum_gd = block_sums(source, px, y, pg, at, step, taken, run, h, e, s, b, act, further)
                 parts[c, p, 1] += sum_g
                 parts[c, p, 2] += sum_gd
 

@@ -10,19 +10,18 @@ from __future__ import annotations
 from typing import Any
 
 from tinygrad_bn.kernels.cpu._jit import jit
-from tinygrad_bn.kernels.cpu.bn_apply import RELU, SIGMOID, rows_apply
+from tinygrad_bn.kernels.cpu.bn_activation import RELU, slopes
+from tinygrad_bn.kernels.cpu.bn_apply import rows_apply
 from tinygrad_bn.kernels.cpu.bn_columns import (
     columns_apply,
     columns_gradient,
-    columns_slope,
-    columns_slope_of_output,
     columns_statistics,
     columns_sums,
     register_or,
 )
 from tinygrad_bn.kernels.cpu.bn_gradient import rows_gradient, rows_sums
 from tinygrad_bn.kernels.cpu.bn_rows import rows_statistics, together
-from tinygrad_bn.kernels.cpu.simd import lanes, load_first, splat, zeros
+from tinygrad_bn.kernels.cpu.simd import lanes, load_first, pointer_to, zeros
 
 
 @jit(inline=True)
@@ -64,45 +63,49 @@ def find_statistics(x: Any, t: Any, p: Any, parts: Any) -> None:
 
 @jit()
 def normalise(
-    x: Any, r: Any, y: Any, t: Any, p: Any, cuts: Any, statistics: Any, weight: Any, bias: Any, act: Any
-) -> None:
+    x: Any, r: Any, y: Any, t: Any, p: Any, cuts: Any, statistics: Any, weight: Any, bias: Any, act: Any,
+    slope: Any,
+) -> None:  # fmt: skip
     """y of a task's channels and a part's samples; r is a pointer to what is added ahead of the activation, or None."""
     _, channels, length = x.shape
     c0, c1 = channels_of(x, t)
     n0, n1 = samples_of(x, p, cuts)
     fx, fy = x.reshape(-1), y.reshape(-1)
     if length > 1:
-        rows_apply(fx, r, fy, c0, c1, channels, length, n0, n1, statistics, weight, bias, act)
+        rows_apply(fx, r, fy, c0, c1, channels, length, n0, n1, statistics, weight, bias, act, slope)
     else:
         n = c1 - c0
         h, e = load_first(statistics, c0, n), load_first(statistics, channels + c0, n)
         gain = load_first(statistics, 3 * channels + c0, n) * register_or(weight, c0, n, 1)
-        columns_apply(fx, r, fy, channels, c0, n, n0, n1, h, e, gain, register_or(bias, c0, n, 0), act)
+        columns_apply(fx, r, fy, channels, c0, n, n0, n1, h, e, gain, register_or(bias, c0, n, 0), act, slope)
 
 
 @jit()
 def find_sums(
-    gy: Any, x: Any, y: Any, g: Any, t: Any, p: Any, statistics: Any, weight: Any, bias: Any, act: Any, parts: Any
-) -> None:
-    """Part p, (·, Σ g, Σ g d), of a task's channels; g is written where y, a pointer or None, is given, or the
-    activation is a sigmoid."""
+    gy: Any, x: Any, y: Any, g: Any, t: Any, p: Any, statistics: Any, weight: Any, bias: Any, act: Any,
+    slope: Any, parts: Any,
+) -> None:  # fmt: skip
+    """Part p, (·, Σ g, Σ g d), of a task's channels; g is written where y, a pointer or None, is given, or there
+    is more than a ReLU."""
     _, channels, length = x.shape
     c0, c1 = channels_of(x, t)
     n0, n1 = samples_of(x, p, parts.shape[1])
     fgy, fx, fg = gy.reshape(-1), x.reshape(-1), g.reshape(-1)
     if length > 1:
-        rows_sums(fgy, fx, y, fg, c0, c1, channels, length, n0, n1, statistics, weight, bias, act, parts, p)
+        rows_sums(fgy, fx, y, fg, c0, c1, channels, length, n0, n1, statistics, weight, bias, act, slope, parts, p)
         return
     n = c1 - c0
     h, e = load_first(statistics, c0, n), load_first(statistics, channels + c0, n)
     gain = load_first(statistics, 3 * channels + c0, n) * register_or(weight, c0, n, 1)
     beta = register_or(bias, c0, n, 0)
     mask = act == RELU and y is None
-    if y is not None:
-        columns_slope_of_output(fgy, y, fg, channels, c0, n, n0, n1, act, splat(x.dtype.type(1)))
-    elif act == SIGMOID:
-        columns_slope(fgy, fx, fg, channels, c0, n, n0, n1, h, e, gain, beta)
-    source = fgy if y is None and act != SIGMOID else fg
+    waiting = act > RELU or y is not None
+    if waiting:
+        at = n0 * channels + c0
+        slopes(
+            pointer_to(fgy), pointer_to(fx), y, pointer_to(fg), at, channels, n1 - n0, n, h, e, gain, beta, act, slope
+        )
+    source = fg if waiting else fgy
     columns_sums(source, fx, channels, c0, n, n0, n1, h, e, gain, beta, mask, parts, p)
 
 

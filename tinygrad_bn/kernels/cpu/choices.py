@@ -3,6 +3,8 @@
     where_larger(v, w, a, b)           a where v > w, else b
     where_larger_or_nan(v, w, a, b)    a where v > w or v is NaN, else b
     where_equal(v, w, a, b)            a where v = w, else b
+    constant(v, c)                     a number in all lanes of a register like v
+    tanh_lanes(v), erfc_lanes(v)       float64 by the C library, lane by lane
     peak(v)                            the largest lane; a NaN may be passed over
     evens(v, w), odds(v, w)            every other lane of two registers side by side
     zip_low(v, w), zip_high(v, w)      v0 w0 v1 w1 …, the first and the second register of it
@@ -48,6 +50,33 @@ if ENABLED:
             return builder.select(builder.fcmp_ordered("==", args[0], args[1]), args[2], args[3])
 
         return v(v, v, v, v), generate
+
+    @intrinsic
+    def constant(typing: Any, v: Any, c: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            narrow = v.dtype is types.float32
+            return v.splat(builder, builder.fptrunc(args[1], v.scalar) if narrow else args[1])
+
+        return v(v, types.float64), generate
+
+    def _lane_by_lane(name: str) -> Any:
+        """A function of the C library, of float64 lanes."""
+
+        def by_library(typing: Any, v: Any) -> Any:
+            def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+                kind = ir.FunctionType(v.scalar, [v.scalar])
+                function = cgutils.get_or_insert_function(builder.module, kind, name)
+                out = ir.Constant(v.value, ir.Undefined)
+                for lane in (ir.Constant(I32, i) for i in range(v.count)):
+                    found = builder.call(function, [builder.extract_element(args[0], lane)])
+                    out = builder.insert_element(out, found, lane)
+                return out
+
+            return v(v), generate
+
+        return intrinsic(by_library)
+
+    tanh_lanes, erfc_lanes = _lane_by_lane("tanh"), _lane_by_lane("erfc")
 
     @intrinsic
     def peak(typing: Any, v: Any) -> Any:
@@ -133,6 +162,8 @@ if ENABLED:
 
 else:
     from tinygrad_bn.kernels.cpu._twin import (  # noqa: F401
+        constant,
+        erfc_lanes,
         evens,
         load_whole,
         load_whole_first,
@@ -140,6 +171,7 @@ else:
         peak,
         store_whole,
         store_whole_first,
+        tanh_lanes,
         where_equal,
         where_larger,
         where_larger_or_nan,

@@ -27,8 +27,9 @@ def _forward_work(x: Any, weight: Any, *rest: Any) -> int:
 
 @parallel(work=_forward_work, grain=GRAIN)
 def linear_batch_norm(
-    x: Any, weight: Any, gain: Any, bias: Any, eps: Any, act: Any, z: Any, statistics: Any, y: Any
-) -> None:
+    x: Any, weight: Any, gain: Any, bias: Any, eps: Any, act: Any, slope: Any,
+    z: Any, statistics: Any, y: Any,
+) -> None:  # fmt: skip
     m, n = z.shape
     k = x.shape[1]
     fx, fw, fz, fy, rows = x.reshape(-1), weight.reshape(-1), z.reshape(-1), y.reshape(-1), statistics.reshape(-1)
@@ -39,19 +40,19 @@ def linear_batch_norm(
         last = first + SHARE if block < blocks - 1 else n
         dot_columns(pointer_to(fx), 0, pointer_to(fw), 0, pointer_to(fx), 0, pointer_to(fz), 0, m, n, k, first, last)
         for c in range(first, last, width):
-            block_forward(fz, fy, n, c, min(width, last - c), m, eps, gain, bias, act, rows)
+            block_forward(fz, fy, n, c, min(width, last - c), m, eps, gain, bias, act, slope, rows)
 
 
 def _backward_work(
-    gy: Any, x: Any, weight: Any, gain: Any, bias: Any, z: Any, statistics: Any, act: Any, gz: Any, gx: Any,
-    *rest: Any,
+    gy: Any, x: Any, weight: Any, gain: Any, bias: Any, z: Any, statistics: Any, act: Any, slope: Any,
+    gz: Any, gx: Any, *rest: Any,
 ) -> int:  # fmt: skip
     return len(gy) * (weight.size + (weight.size if gx.size else 0))  # type: ignore[no-any-return]
 
 
 @parallel(work=_backward_work, grain=GRAIN)
 def linear_batch_norm_backward(
-    gy: Any, x: Any, weight: Any, gain: Any, bias: Any, z: Any, statistics: Any, act: Any,
+    gy: Any, x: Any, weight: Any, gain: Any, bias: Any, z: Any, statistics: Any, act: Any, slope: Any,
     gz: Any, gx: Any, gweight: Any, ggain: Any, gbias: Any,
 ) -> None:  # fmt: skip
     m, n = gy.shape
@@ -64,7 +65,7 @@ def linear_batch_norm_backward(
         first = block * SHARE
         last = first + SHARE if block < blocks - 1 else n
         for c in range(first, last, width):
-            block_backward(fgy, fz, fgz, n, c, min(width, last - c), m, rows, gain, bias, act, ggain, gbias)
+            block_backward(fgy, fz, fgz, n, c, min(width, last - c), m, rows, gain, bias, act, slope, ggain, gbias)
         outer_block(pointer_to(fgz), first, 1, n, pointer_to(fx), 0, pointer_to(fgw), first * k, last - first, k, k, m)
     if gx.size:
         share = REGISTERS * width

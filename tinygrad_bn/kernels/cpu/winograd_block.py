@@ -15,7 +15,7 @@ import numpy as np
 
 from tinygrad_bn.kernels import winograd
 from tinygrad_bn.kernels.cpu._jit import generated, jit
-from tinygrad_bn.kernels.cpu.bn_apply import RELU
+from tinygrad_bn.kernels.cpu.bn_activation import RELU
 from tinygrad_bn.kernels.cpu.shuffles import load_every, store_every4
 from tinygrad_bn.kernels.cpu.simd import (
     first,

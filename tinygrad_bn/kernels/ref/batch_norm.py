@@ -6,12 +6,14 @@
 Ioffe & Szegedy 2015 (arXiv:1502.03167), Algorithm 1 and the gradients of section 3. ``weight`` and ``bias`` of size 0
 count as ones and zeros. The mean is handed on as two numbers of the input's dtype, hi + lo, so that a large mean
 costs no accuracy: the rows of ``statistics`` (4, C) are mean hi, mean lo, var and invstd. ``act`` is 0 for none, 1
-for ReLU, 2 for the sigmoid. ``parts`` is scratch of shape (C, P, 3), float64: the sums of a channel may be taken in P
-parts of the batch.
+for ReLU, 2 for the sigmoid, 3 for the leaky ReLU, 4 for tanh, 5 for SiLU, 6 for GELU, 7 for GELU's approximation by
+tanh; ``slope`` is that of the leaky ReLU below 0, a float. Without need of the others' code it is the int 0, of none
+and ReLU. ``parts`` is scratch of shape (C, P, 3), float64: the sums of a channel may be taken in P parts of the batch.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ import numpy as np
 from tinygrad_bn.kernels.spec import spec
 
 Array = np.ndarray[Any, Any]
+_erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
 def _wide(a: Array) -> Array:
@@ -29,23 +32,64 @@ def _gain(weight: Array, like: Array) -> Array:
     return _wide(weight) if weight.size else np.ones((1, like.size, 1))
 
 
-def _activated(z: Array, act: int) -> Array:
-    if act == 1:
-        return np.maximum(z, 0)
-    return z if act == 0 else 1 / (1 + np.exp(-z))
+def _logistic(z: Array) -> Array:
+    e = np.exp(-np.abs(z))
+    return np.asarray(np.where(z < 0, e, 1) / (1 + e))
 
 
-def _through(g: Array, z: Array, act: int) -> Array:
-    """g act'(z)."""
-    if act == 1:
-        return np.where(np.isnan(z), z, np.where(z > 0, g, 0))
-    slope: Array = np.exp(-np.abs(z)) / (1 + np.exp(-np.abs(z))) ** 2
-    return g * slope
+def _cubic(z: Array) -> Array:
+    return math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)
+
+
+def activated(z: Array, act: int, slope: float) -> Array:
+    """act(z)."""
+    match act:
+        case 0:
+            return z
+        case 1:
+            return np.maximum(z, 0)
+        case 2:
+            return _logistic(z)
+        case 3:
+            return np.where(z > 0, z, slope * z)
+        case 4:
+            return np.tanh(z)
+        case 5:
+            return z * _logistic(z)
+        case 6:
+            return np.asarray(z * (1 + _erf(z / math.sqrt(2))) / 2)
+        case _:
+            return np.asarray(z * (1 + np.tanh(_cubic(z))) / 2)
+
+
+def through(g: Array, z: Array, act: int, slope: float) -> Array:
+    """g act'(z); NaN where z is."""
+    match act:
+        case 0:
+            return g
+        case 1:
+            return np.where(np.isnan(z), z, np.where(z > 0, g, 0))
+        case 2:
+            steep = _logistic(z) * _logistic(-z)
+        case 3:
+            steep = np.where(np.isnan(z), z, np.where(z > 0, 1, slope))
+        case 4:
+            steep = 1 / np.cosh(z) ** 2
+        case 5:
+            steep = _logistic(z) + z * _logistic(z) * _logistic(-z)
+        case 6:
+            steep = (1 + _erf(z / math.sqrt(2))) / 2 + z * np.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+        case _:
+            t = np.tanh(_cubic(z))
+            inner = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * z**2)
+            steep = (1 + t) / 2 + z * inner / np.cosh(_cubic(z)) ** 2 / 2
+    product: Array = g * steep
+    return product
 
 
 @spec(writes="y statistics", workspace="parts")
 def batch_norm_train(
-    x: Array, weight: Array, bias: Array, eps: float, act: int,
+    x: Array, weight: Array, bias: Array, eps: float, act: int, slope: float,
     y: Array, statistics: Array, parts: Array,
 ) -> None:  # fmt: skip
     """Normalise by the batch's own statistics, in float64 throughout."""
@@ -60,12 +104,12 @@ def batch_norm_train(
         statistics[3] = 1 / np.sqrt(v + eps)
         z = (wide - m[None, :, None]) / np.sqrt(v + eps)[None, :, None] * _gain(weight, m)
         z = z + (_wide(bias) if bias.size else 0)
-        y[...] = _activated(z, act)
+        y[...] = activated(z, act, slope)
 
 
 @spec(writes="gx gweight gbias", workspace="parts")
 def batch_norm_backward(
-    gy: Array, x: Array, weight: Array, bias: Array, statistics: Array, act: int,
+    gy: Array, x: Array, weight: Array, bias: Array, statistics: Array, act: int, slope: float,
     gx: Array, gweight: Array, gbias: Array, parts: Array,
 ) -> None:  # fmt: skip
     """The gradients of batch_norm_train, in float64 throughout."""
@@ -75,7 +119,7 @@ def batch_norm_backward(
         hat = (x.astype(np.float64) - _wide(mean) - _wide(mean_lo)) * _wide(invstd)
         g = gy.astype(np.float64)
         if act:
-            g = _through(g, hat * _gain(weight, mean) + (_wide(bias) if bias.size else 0), act)
+            g = through(g, hat * _gain(weight, mean) + (_wide(bias) if bias.size else 0), act, slope)
         gbias[:] = g.sum(axis=(0, 2))
         gweight[:] = (g * hat).sum(axis=(0, 2))
         inner = g - g.mean(axis=(0, 2), keepdims=True) - hat * (g * hat).sum(axis=(0, 2), keepdims=True) / n
@@ -84,18 +128,19 @@ def batch_norm_backward(
 
 @spec(writes="y", workspace="statistics")
 def batch_norm_eval(
-    x: Array, weight: Array, bias: Array, mean: Array, var: Array, eps: float, act: int, y: Array, statistics: Array
-) -> None:
+    x: Array, weight: Array, bias: Array, mean: Array, var: Array, eps: float, act: int, slope: float,
+    y: Array, statistics: Array,
+) -> None:  # fmt: skip
     """Normalise by given statistics; ``statistics`` (4, C) is scratch."""
     with np.errstate(all="ignore"):
         z = (x.astype(np.float64) - _wide(mean)) / np.sqrt(_wide(var) + eps) * _gain(weight, mean)
         z = z + (_wide(bias) if bias.size else 0)
-        y[...] = _activated(z, act)
+        y[...] = activated(z, act, slope)
 
 
 @spec(writes="gx gweight gbias", workspace="statistics parts")
 def batch_norm_eval_backward(
-    gy: Array, x: Array, weight: Array, bias: Array, mean: Array, var: Array, eps: float, act: int,
+    gy: Array, x: Array, weight: Array, bias: Array, mean: Array, var: Array, eps: float, act: int, slope: float,
     gx: Array, gweight: Array, gbias: Array, statistics: Array, parts: Array,
 ) -> None:  # fmt: skip
     """The gradients of batch_norm_eval: the statistics are constants."""
@@ -104,7 +149,7 @@ def batch_norm_eval_backward(
         hat = (x.astype(np.float64) - _wide(mean)) * invstd
         g = gy.astype(np.float64)
         if act:
-            g = _through(g, hat * _gain(weight, mean) + (_wide(bias) if bias.size else 0), act)
+            g = through(g, hat * _gain(weight, mean) + (_wide(bias) if bias.size else 0), act, slope)
         gbias[:] = g.sum(axis=(0, 2))
         gweight[:] = (g * hat).sum(axis=(0, 2))
         gx[...] = _gain(weight, mean) * invstd * g

@@ -2,7 +2,7 @@
 
     y = act((x - mean) invstd weight + bias + residual)
 
-The rows of ``statistics`` and the meaning of ``act`` are those of ``batch_norm.py``.
+The rows of ``statistics`` and the meaning of ``act`` and ``slope`` are those of ``batch_norm.py``.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_bn.kernels.ref.batch_norm import activated
 from tinygrad_bn.kernels.spec import spec
 
 Array = np.ndarray[Any, Any]
@@ -47,8 +48,9 @@ def batch_norm_finish(parts: Array, eps: float, statistics: Array) -> None:
 
 @spec(writes="y")
 def batch_norm_given(
-    x: Array, residual: Array, weight: Array, bias: Array, statistics: Array, act: int, y: Array
-) -> None:
+    x: Array, residual: Array, weight: Array, bias: Array, statistics: Array, act: int, slope: float,
+    y: Array,
+) -> None:  # fmt: skip
     """Normalise x (N, C, L); a residual of size 0 counts as zeros."""
     with np.errstate(all="ignore"):
         mean, low, _, invstd = (row.astype(np.float64)[None, :, None] for row in statistics)
@@ -56,4 +58,4 @@ def batch_norm_given(
         z = z * weight[None, :, None] if weight.size else z
         z = z + bias[None, :, None] if bias.size else z
         z = z + residual if residual.size else z
-        y[...] = np.maximum(z, 0) if act == 1 else 1 / (1 + np.exp(-z)) if act == 2 else z
+        y[...] = activated(z, act, slope)

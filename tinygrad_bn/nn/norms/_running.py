@@ -27,6 +27,7 @@ class RunningNorm(Affine):
 
     second: ClassVar[str] = "running_var"
     """The name of the running statistic beside ``running_mean``."""
+    _version = 2
     running_mean: Tensor | None
     num_batches_tracked: Tensor | None
 
@@ -76,6 +77,10 @@ class RunningNorm(Affine):
         Counted since construction or ``reset_running_stats()``; not part of the state dict.
         """
         return int(self._skipped)
+
+    def _may_lack(self, version: int | None) -> tuple[str, ...]:
+        """``num_batches_tracked`` came with version 2."""
+        return ("num_batches_tracked",) if version is None or version < 2 else ()
 
     def reset_running_stats(self) -> None:
         """Put the running statistics back to where they start."""
