@@ -94,7 +94,7 @@ def batches(
     n = draw(st.integers(max(1, least), max(9, least)))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     deviation = draw(st.sampled_from([1.0, 1e-3, 50.0]))
-    ratio = draw(st.sampled_from([0.0, 1.0, -100.0, max_mean]))
+    ratio = draw(st.sampled_from([0.0, 1.0, -min(100.0, max_mean), max_mean]))
     x = deviation * (rng.standard_normal((n, c, length)) + ratio * rng.uniform(0.5, 1.0, (1, c, 1)))
     has_weight, has_bias = (draw(st.booleans()), draw(st.booleans())) if affine is None else (affine, affine)
     return Batch(

@@ -79,6 +79,27 @@ def test_what_threads_add_up_has_a_place_for_each(two_threads):
     assert out[0] == 499500
 
 
+BESIDE = """
+import torch, numba, numpy as np
+torch.ones(100_000).sum()
+import tinygrad_bn as tb
+import test_regions
+from tinygrad_bn.core.launch import pool
+pool.enter()
+out = np.full(4, -1.0)
+test_regions._who(out)
+assert out.tolist() == [0, 0, 1, 1], out
+"""
+
+
+@pytest.mark.peers
+def test_a_library_that_pytorch_has_loaded_is_shared(two_threads):
+    pytest.importorskip("torch")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path])}
+    done = subprocess.run([sys.executable, "-c", BESIDE], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+
+
 WITHOUT = """
 import numpy as np
 import llvmlite.binding as llvm

@@ -19,6 +19,7 @@ import llvmlite.binding as llvm
 import numba
 from llvmlite import ir
 from numba.core import cgutils
+from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
 from numba.np.ufunc import parallel
 
@@ -65,6 +66,7 @@ def _starter(library: Any, context: Any, info: Any, signature: Any, inner_ndim: 
 
 
 @cache
+@global_compiler_lock
 def bind() -> None:
     """Give ``SYMBOL`` its meaning in this process. Starts the threads, where they have not been."""
     parallel._launch_threads()
@@ -84,12 +86,13 @@ def bind() -> None:
 
 
 def _openmp() -> dict[str, int] | None:
-    """Where the functions lie in the library that Numba's threads come from."""
-    library = ctypes.CDLL(importlib.import_module("numba.np.ufunc.omppool").__file__)  # and those it is linked with
-    try:
-        return {name: ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0 for name in _OPENMP}
-    except AttributeError:
-        return None
+    """Where the functions lie in the library that Numba's threads come from: a library that everybody sees (PyTorch
+    brings one) goes ahead of the one that Numba is linked with."""
+    scopes = ctypes.CDLL(None), ctypes.CDLL(importlib.import_module("numba.np.ufunc.omppool").__file__)
+    for scope in scopes:
+        if all(hasattr(scope, name) for name in _OPENMP):
+            return {name: ctypes.cast(getattr(scope, name), ctypes.c_void_p).value or 0 for name in _OPENMP}
+    return None
 
 
 def _write_region(module: Any, share: Any) -> None:
