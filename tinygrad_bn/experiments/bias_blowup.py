@@ -330,7 +330,7 @@ statistics renewed every 20 steps the loss ends above the first one in one seed 
 at rate 10, where batch norm still trains. So the reason to put the normalisation into the graph shows here from batch
 norm's best rate on, not below it.
 
-Whitening takes 25 times the operations of batch norm and 2.4 times the time of the whole step, in layers of 32 units;
+Whitening takes 25 times the operations of batch norm and nine times the time of a whole step in layers of 32 units;
 its cost per row grows with the square of the width, and the root's with the cube. What it gains over batch norm after
 as many steps is little: 0.93 of its final loss by eigenvalues, 0.77 by IterNorm (perhaps as it leaves small, noisy
 directions alone); both about halve the loss without normalisation, as does batch norm. Section 3's simplification

@@ -16,6 +16,11 @@ together forget it (Higham 1997, Stable iterations for the matrix square root, N
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
 import numpy as np
 
 from tinygrad_bn import ops
@@ -27,6 +32,27 @@ from tinygrad_bn.ops._common import new, plain
 
 _RAISED = 8
 """Ulp of the trace: what products of matrices in the inputs' dtype leave of an eigenvalue that is 0, and some more."""
+
+
+@cache
+def _blas() -> list[Any]:
+    """The libraries of linear algebra that this process has loaded."""
+    from threadpoolctl import ThreadpoolController
+
+    return [library for library in ThreadpoolController().lib_controllers if library.user_api == "blas"]
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let linear algebra stay on this thread: others of its own would wait for the pool's, which have the cores."""
+    before = [library.get_num_threads() for library in _blas()]
+    for library in _blas():
+        library.set_num_threads(1)
+    try:
+        yield
+    finally:
+        for library, threads in zip(_blas(), before):
+            library.set_num_threads(threads)
 
 
 def _eigen(a: Array) -> tuple[Array, Array, Array]:
@@ -43,11 +69,13 @@ def _eigen(a: Array) -> tuple[Array, Array, Array]:
     return np.maximum(values, floor), vectors, finite
 
 
+@_one_thread()
 def _write_inverse_root(cov: Array, w: Array) -> None:
     values, vectors, finite = _eigen(cov)
     w[...] = np.where(finite, (vectors / np.sqrt(values)[:, None]) @ vectors.transpose(0, 2, 1), np.nan)
 
 
+@_one_thread()
 def _write_lyapunov(a: Array, q: Array, x: Array) -> None:
     values, vectors, finite = _eigen(a)
     with np.errstate(all="ignore"):
