@@ -23,7 +23,7 @@ from numba.parfors.parfor import Parfor
 from numba.parfors.parfor_lowering import ParforLower
 
 from tinygrad_bn.kernels.cpu._parts import loops_as_parts, without_wrappers
-from tinygrad_bn.kernels.cpu._regions import bind, straight_to_threads
+from tinygrad_bn.kernels.cpu._regions import without_the_lock
 
 _BYTE, _WORD = ir.IntType(8), ir.IntType(64)
 _HEAD, _ITEMS = object.__basicsize__, tuple.__basicsize__  # where an object's fields begin, and a tuple's items
@@ -110,8 +110,7 @@ class _ParforLower(_Lower, ParforLower):
             super().lower_inst(inst)
             return
         inst.flags = without_wrappers(inst.flags)
-        bind()
-        with loops_as_parts(self.context.codegen()), straight_to_threads():
+        with loops_as_parts(self.context.codegen()), without_the_lock():
             super().lower_inst(inst)
 
 
@@ -125,12 +124,6 @@ class _Lowering(NativeLowering):
 class _ParforLowering(NativeParforLowering):
     _name = "kernel_parfor_lowering"
     lowering_class = _ParforLower
-
-    def run_pass(self, state: Any) -> bool:
-        """Note what has to be done before the compiled code can be loaded again, too."""
-        changed: bool = super().run_pass(state)
-        state.reload_init.append(bind)
-        return changed
 
 
 class KernelCompiler(CompilerBase):
