@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +18,7 @@ import tinygrad_bn as tb
 from tinygrad_bn import functional as F
 from tinygrad_bn import nn
 from tinygrad_bn.errors import ArgumentError
+from tinygrad_bn.functional import symmetric
 from tinygrad_bn.functional.family import noisy
 from tinygrad_bn.functional.symmetric import inverse_root, lyapunov
 from tinygrad_bn.nn.parametrizations import weight_standardization
@@ -306,6 +309,38 @@ def test_inverse_root_and_lyapunov(device: str) -> None:
     np.testing.assert_allclose(cov @ x + x @ cov, q, atol=1e-12)
     check_vjp(inverse_root, [t], order=2)
     check_vjp(lyapunov, [t, tb.tensor(q, device=device)], order=2)
+
+
+def test_numpys_threads_are_the_users_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many threads whiten at once: each has one thread of NumPy's, and the number before is there after it."""
+
+    class Library:
+        threads = 5
+
+        def get_num_threads(self) -> int:
+            return self.threads
+
+        def set_num_threads(self, n: int) -> None:
+            self.threads = n
+
+    library, seen = Library(), []
+    eigh = np.linalg.eigh
+
+    def slow(a: Any) -> Any:
+        seen.append(library.threads)
+        time.sleep(0.02)
+        return eigh(a)
+
+    monkeypatch.setattr(symmetric, "_blas", lambda: [library])
+    monkeypatch.setattr(np.linalg, "eigh", slow)
+    cov = tb.tensor(np.eye(3)[None])
+    workers = [threading.Thread(target=inverse_root, args=(cov,)) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+        time.sleep(0.005)
+    for worker in workers:
+        worker.join()
+    assert (library.threads, seen) == (5, [1, 1, 1])
 
 
 def test_whitening_of_dependent_channels_is_finite(dtype: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from bench.cases._numpy import EPS, batch_norm, batch_norm_backward, normal, wide
+from bench.cases._torch import InPyTorch
 from bench.harness.case import Answer, Case, Inputs, Step
 
 SHAPES = ((32, 32, 32, 32), (128, 16, 32, 32), (64, 64, 56, 56), (128, 256, 14, 14), (60, 100))
@@ -20,7 +21,7 @@ KINK = 1e-3
 FORWARD_FLOPS, BACKWARD_FLOPS = 7, 11  # an element: mean 1, variance 3, apply 3; x̂ twice 4, sums 3, gx 4
 
 
-class BatchNormRelu(Case):
+class BatchNormRelu(InPyTorch, Case):
     """y = relu(batch_norm(x)), and the gradients of x, weight and bias."""
 
     def __init__(self, shape: tuple[int, ...], backward: bool) -> None:
@@ -70,17 +71,6 @@ class BatchNormRelu(Case):
             return (y, *tb.grad(y, (x, weight, bias), gy))
 
         return both if self.backward else lambda: (forward(),)
-
-    def torch(self, inputs: Inputs) -> Step:
-        return self._torch(inputs, lambda function: function, channels_last=False)
-
-    def torch_channels_last(self, inputs: Inputs) -> Step:
-        return self._torch(inputs, lambda function: function, channels_last=True)
-
-    def torch_compile(self, inputs: Inputs) -> Step:
-        import torch
-
-        return self._torch(inputs, torch.compile, channels_last=False)
 
     def _torch(self, inputs: Inputs, compiler: Callable[[Any], Any], channels_last: bool) -> Step:
         import torch

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from bench.cases._numpy import EPS, batch_norm, batch_norm_backward, normal, sigmoid, wide
+from bench.cases._torch import InPyTorch
 from bench.cases.batch_norm import BACKWARD_FLOPS, FORWARD_FLOPS
 from bench.harness.case import Answer, Array, Case, Inputs, Step
 
@@ -29,7 +30,7 @@ def curve(name: str, z: Array) -> tuple[Array, Array]:
     return z * below, below + z * np.exp(-z * z / 2) / math.sqrt(2 * math.pi)
 
 
-class BatchNormAct(Case):
+class BatchNormAct(InPyTorch, Case):
     """y = act(batch_norm(x) + r), and the gradients of x, weight, bias and r."""
 
     def __init__(self, activation: str, residual: bool) -> None:
@@ -73,17 +74,6 @@ class BatchNormAct(Case):
             return (y, *tb.grad(y, sources, t["gy"]))
 
         return step
-
-    def torch(self, inputs: Inputs) -> Step:
-        return self._torch(inputs, lambda function: function, channels_last=False)
-
-    def torch_channels_last(self, inputs: Inputs) -> Step:
-        return self._torch(inputs, lambda function: function, channels_last=True)
-
-    def torch_compile(self, inputs: Inputs) -> Step:
-        import torch
-
-        return self._torch(inputs, torch.compile, channels_last=False)
 
     def _torch(self, inputs: Inputs, compiler: Callable[[Any], Any], channels_last: bool) -> Step:
         import torch

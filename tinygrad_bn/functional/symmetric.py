@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -42,17 +43,24 @@ def _blas() -> list[Any]:
     return [library for library in ThreadpoolController().lib_controllers if library.user_api == "blas"]
 
 
+_alone = Lock()
+
+
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Let linear algebra stay on this thread: others of its own would wait for the pool's, which have the cores."""
-    before = [library.get_num_threads() for library in _blas()]
-    for library in _blas():
-        library.set_num_threads(1)
-    try:
-        yield
-    finally:
-        for library, threads in zip(_blas(), before):
-            library.set_num_threads(threads)
+    """Let linear algebra stay on this thread: others of its own would wait for the pool's, which have the cores.
+
+    One thread at a time: the number is the process's; a second one would take what the first has set for the user's.
+    """
+    with _alone:
+        before = [library.get_num_threads() for library in _blas()]
+        for library in _blas():
+            library.set_num_threads(1)
+        try:
+            yield
+        finally:
+            for library, threads in zip(_blas(), before):
+                library.set_num_threads(threads)
 
 
 def _eigen(a: Array) -> tuple[Array, Array, Array]:
