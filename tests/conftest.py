@@ -1,6 +1,7 @@
 """What all tests share: Hypothesis profiles, devices and dtypes, a fresh random state.
 
-Choose a profile with ``--hypothesis-profile``: ``default``, ``ci`` (the same draws in every run) or ``intense``.
+Choose a profile with ``--hypothesis-profile``: ``default``, ``ci`` (the same draws in every run), ``intense``, or
+``simulated``, which is chosen where kernels of the GPU are simulated: a thread takes tens of microseconds.
 """
 
 from __future__ import annotations
@@ -22,12 +23,15 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 )  # of processes we start
 
 JIT_OFF = os.environ.get("NUMBA_DISABLE_JIT") == "1"
+SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
 
 _SLOW_FIRST_CALLS = [HealthCheck.too_slow, HealthCheck.differing_executors]
 settings.register_profile("default", deadline=None, max_examples=30, suppress_health_check=_SLOW_FIRST_CALLS)
 settings.register_profile("ci", settings.get_profile("default"), derandomize=True, print_blob=True)
 settings.register_profile("intense", settings.get_profile("default"), max_examples=1000)
-settings.load_profile("ci" if os.environ.get("CI") else "default")
+_FILTERED = [*_SLOW_FIRST_CALLS, HealthCheck.filter_too_much]
+settings.register_profile("simulated", settings.get_profile("ci"), max_examples=8, suppress_health_check=_FILTERED)
+settings.load_profile("simulated" if SIMULATED else "ci" if os.environ.get("CI") else "default")
 
 MARKERS = (
     "peers: compares with PyTorch; skipped where it is not installed",

@@ -308,7 +308,8 @@ def draws(draw: st.DrawFn, name: str, dtype: str) -> Arguments:
         case "take_words":
             return {"state": key, "count": n, "key": np.zeros(2, np.int64)}
         case "uniform":
-            return {"key": key, "low": -1.0, "high": 3.0, "out": blank(n, dtype)}
+            low, high = draw(st.sampled_from([(-1.0, 3.0), (-0.1, 0.2)]))  # exact in float32, and not
+            return {"key": key, "low": low, "high": high, "out": blank(n, dtype)}
         case "normal":
             return {"key": key, "mean": 1.0, "std": 2.0, "out": blank(n, dtype)}
         case "integers":

@@ -218,7 +218,7 @@ def test_no_memory_left(monkeypatch: pytest.MonkeyPatch) -> None:
 
     own = Pool()
     place = own.take(POOLED)
-    monkeypatch.setattr(memory, "_map", refuse)
+    monkeypatch.setattr(own, "map", refuse)
     with pytest.raises(MemoryError, match=r"empty: the system has no \d+ bytes of memory left: Cannot allocate memory"):
         own.take(1 << 40)
     assert own.used_bytes == POOLED
@@ -227,15 +227,15 @@ def test_no_memory_left(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_segment_of_the_usual_size_may_be_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
-    really = memory._map
+    own = Pool()
+    really = own.map
 
     def modest(size: int) -> mmap.mmap:
         if size > 1 << 22:
             raise OSError(12, "Cannot allocate memory")
         return really(size)
 
-    monkeypatch.setattr(memory, "_map", modest)
-    own = Pool()
+    monkeypatch.setattr(own, "map", modest)
     places = [own.take(1 << 22), own.take(1 << 16)]
     assert len({id(p[0]) for p in places}) == 2
     for place in places:
@@ -270,7 +270,9 @@ def test_statistics() -> None:
     assert tb.max_memory_allocated() == before + 2 * POOLED
     del z
     assert tb.memory_allocated() == before
-    with pytest.raises(tb.errors.DeviceError, match=r"memory_allocated: 'device' must be one of cpu, ref. Got 'gpu'"):
+    with pytest.raises(
+        tb.errors.DeviceError, match=r"memory_allocated: 'device' must be one of cpu, cuda, ref. Got 'gpu'"
+    ):
         tb.memory_allocated("gpu")
 
 

@@ -472,7 +472,7 @@ def test_tables_and_loops() -> None:
 
 
 def test_settings_do_not_compile_anew() -> None:
-    from tinygrad_bn.kernels.cpu._cache import activity
+    from tinygrad_bn.kernels.folder import activity
 
     x = tb.tensor([1.0, -2.0])
     swish(x, 0.5)
@@ -624,7 +624,7 @@ y = tb.tensor([[0.5], [1.0]], requires_grad=True)
 out = cubic(x, y, a=2.0)
 gx, gy = tb.grad(out.sum(), (x, y), create_graph=True)
 gx.sum().backward()
-from tinygrad_bn.kernels.cpu._cache import activity
+from tinygrad_bn.kernels.folder import activity
 print(*out.detach().numpy().ravel().tolist(), *x.grad.numpy().ravel().tolist(), activity.compiled)
 """
 

@@ -30,6 +30,7 @@ ORDER = (
     "experiments",
 )
 HIGHEST = {
+    "amp",
     "__init__",
     "__main__",
     "_later",
@@ -116,14 +117,20 @@ def packages(path: Path) -> set[str]:
 
 
 def test_only_kernels_and_the_launcher_know_numba() -> None:
-    allowed = ("tinygrad_bn.kernels.cpu", "tinygrad_bn.core.launch", "tinygrad_bn.train.info")
+    allowed = (
+        "tinygrad_bn.kernels.cpu",
+        "tinygrad_bn.kernels.cuda",
+        "tinygrad_bn.core.launch",
+        "tinygrad_bn.train.info",
+    )
     assert [m for m, path in FILES.items() if "numba" in packages(path) and not m.startswith(allowed)] == []
 
 
 def test_only_simd_the_cache_and_the_wrapper_of_kernels_know_llvm() -> None:
     """But for ``info``, which prints its version."""
     found = [m for m, path in FILES.items() if "llvmlite" in packages(path) and m != "tinygrad_bn.train.info"]
-    allowed = ("_cache", "_entry", "_regions", "choices", "shuffles", "simd", "streams", "vector")
+    found = [m for m in found if not m.startswith("tinygrad_bn.kernels.cuda.intrinsics")]
+    allowed = ("_atomics", "_cache", "_entry", "_regions", "choices", "shuffles", "simd", "streams", "vector")
     assert found == [f"tinygrad_bn.kernels.cpu.{m}" for m in allowed]
 
 
@@ -137,7 +144,7 @@ def test_importing_loads_no_compiler_and_writes_nothing(tmp_path: Path) -> None:
 import sys
 import tinygrad_bn as tb
 tb.nn.Linear, tb.optim.SGD, tb.functional.relu
-heavy = {"numba", "llvmlite", "scipy", "torch", "matplotlib", "jax"} & set(sys.modules)
+heavy = {"numba", "llvmlite", "scipy", "torch", "matplotlib", "jax", "cuda", "greenlet"} & set(sys.modules)
 print(sorted(heavy))
 """
     environment = {**os.environ, "TINYGRAD_BN_CACHE": str(tmp_path / "cache"), "PYTHONDONTWRITEBYTECODE": "1"}
@@ -145,6 +152,21 @@ print(sorted(heavy))
     assert found.stdout == "[]\n", found.stderr[-2000:]
     assert found.stderr == ""
     assert not (tmp_path / "cache").exists()
+
+
+def test_work_on_the_cpu_loads_nothing_of_cudas() -> None:
+    """Neither kernels, nor compilers, nor a driver: whether a GPU is there or not."""
+    code = """
+import sys
+import tinygrad_bn as tb
+layer = tb.nn.BatchNorm1d(3)
+layer(tb.nn.Linear(4, 3)(tb.rand(5, 4))).sum().backward()
+tb.softmax(tb.rand(2, 3), 1)
+names = "cuda", "numba.cuda", "numba_cuda", "greenlet", "tinygrad_bn.kernels.cuda", "tinygrad_bn.core.cuda_device"
+print([m for m in sys.modules if m.startswith(names)])
+"""
+    found = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=300)
+    assert found.stdout == "[]\n", found.stdout + found.stderr[-2000:]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
@@ -164,7 +186,12 @@ for module in sys.argv[1:]:
     if os.waitpid(pid, 0)[1]:
         print(module)
 """
-    modules = sorted(m for m in FILES if not m.endswith("__main__"))
+    elsewhere = (
+        "tinygrad_bn.kernels.cuda",
+        "tinygrad_bn.core.cuda_",
+        "tinygrad_bn.core.exchange",
+    )  # need a GPU, or the simulator
+    modules = sorted(m for m in FILES if not m.endswith("__main__") and not m.startswith(elsewhere))
     found = subprocess.run([sys.executable, "-c", code, *modules], capture_output=True, text=True, timeout=300)
     assert (found.stdout, found.returncode) == ("", 0), found.stderr[-2000:]
 

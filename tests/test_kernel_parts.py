@@ -14,8 +14,8 @@ import pytest
 from numba import prange
 
 from tinygrad_bn.kernels.cpu import _parts
-from tinygrad_bn.kernels.cpu._cache import activity
 from tinygrad_bn.kernels.cpu._jit import ENABLED, jit
+from tinygrad_bn.kernels.folder import activity
 
 pytestmark = pytest.mark.skipif(not ENABLED, reason="kernels run as Python: nothing is compiled")
 

@@ -169,7 +169,7 @@ DAMAGES: list[tuple[str, Callable[[Path], object], str]] = [
     ("no form", lambda p: replace_metadata(p, '{"object": "y"}'), "its metadata does not describe its tensors"),
     ("two forms", lambda p: replace_metadata(p, '{"tensor": "x", "dict": []}'), "its metadata does not describe"),
     ("no pairs", lambda p: replace_metadata(p, '{"dict": [1]}'), "its metadata does not describe its tensors"),
-    ("dtype", lambda p: save_file({"x": np.ones(3, np.float16)}, p), "elements of type float16 have no dtype here"),
+    ("dtype", lambda p: save_file({"x": np.ones(3, np.uint16)}, p), "elements of type uint16 have no dtype here"),
 ]
 
 

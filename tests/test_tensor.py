@@ -217,7 +217,6 @@ def test_lists_of_tensors() -> None:
             DTypeError,
             r"tensor: 'data' must be numbers or booleans\. Got elements of type complex128",
         ),
-        (lambda: tb.tensor([1.0], dtype=tb.float16), DTypeError, r"tensor: 'dtype' float16 has a place in the table"),
         (lambda: tb.tensor([1.0], dtype="complex"), DTypeError, r"tensor: 'dtype' must be one of"),
         (lambda: tb.tensor([1.0], device="tpu"), DeviceError, r"tensor: 'device' must be one of"),
         (
@@ -232,9 +231,9 @@ def test_lists_of_tensors() -> None:
             r"from_numpy: elements of type <U1 have no dtype here\.\nHint: convert",
         ),
         (
-            lambda: tb.from_numpy(np.zeros(2, np.float16)),
+            lambda: tb.from_numpy(np.zeros(2, np.uint16)),
             DTypeError,
-            r"from_numpy: elements of type float16 have no dtype here",
+            r"from_numpy: elements of type uint16 have no dtype here",
         ),
         (lambda: tb.zeros(2, -1), ShapeError, r"zeros: 'size' must be extents of at least 0\. Got \(2, -1\)\."),
         (lambda: tb.zeros(2.0), ArgumentError, r"zeros: 'size' must be ints\. Got float 2\.0\."),
@@ -548,7 +547,7 @@ def test_devices() -> None:
     assert tb.device("cpu") is tb.zeros(1).device
     assert tb.device("cpu") != "ref"
     assert hash(tb.device("ref")) == hash("ref")
-    with pytest.raises(DeviceError, match=r"'device' must be one of cpu, ref\. Got 'gpu'\."):
+    with pytest.raises(DeviceError, match=r"'device' must be one of cpu, cuda, ref\. Got 'gpu'\."):
         tb.device("gpu")
 
 

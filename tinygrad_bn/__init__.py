@@ -33,20 +33,13 @@ from tinygrad_bn.core.dtype import (
     uint8,
 )
 from tinygrad_bn.core.dtype import bool_ as bool
+from tinygrad_bn.core.dtype import float16 as half
 from tinygrad_bn.core.dtype import float32 as float
 from tinygrad_bn.core.dtype import float64 as double
 from tinygrad_bn.core.dtype import int32 as int
 from tinygrad_bn.core.dtype import int64 as long
 from tinygrad_bn.core.launch import get_num_threads, set_num_threads
-from tinygrad_bn.core.random import (
-    Generator,
-    default_generator,
-    get_rng_state,
-    initial_seed,
-    manual_seed,
-    seed,
-    set_rng_state,
-)
+from tinygrad_bn.core.random import Generator, default_generator, manual_seed
 from tinygrad_bn.core.tape import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
 from tinygrad_bn.core.tensor import Tensor
 from tinygrad_bn.functional import conv1d, conv2d, conv_transpose1d, conv_transpose2d
@@ -159,7 +152,7 @@ from tinygrad_bn.ops import (
 
 __version__ = "0.1.0"
 
-__all__ = [  # autograd, data, experiments, models, testing and train are imported on first use
+__all__ = [  # amp, autograd, data, experiments, models, testing and train are imported on first use
     "Generator",
     "Tensor",
     "__version__",
@@ -167,11 +160,13 @@ __all__ = [  # autograd, data, experiments, models, testing and train are import
     "add",
     "all",
     "allclose",
+    "amp",
     "any",
     "arange",
     "argmax",
     "argmin",
     "as_tensor",
+    "autocast",
     "autograd",
     "backends",
     "bfloat16",
@@ -219,6 +214,7 @@ __all__ = [  # autograd, data, experiments, models, testing and train are import
     "float16",
     "float32",
     "float64",
+    "from_dlpack",
     "from_numpy",
     "full",
     "full_like",
@@ -230,6 +226,7 @@ __all__ = [  # autograd, data, experiments, models, testing and train are import
     "get_rng_state",
     "grad",
     "gt",
+    "half",
     "hvp",
     "index_select",
     "initial_seed",
@@ -320,6 +317,7 @@ __all__ = [  # autograd, data, experiments, models, testing and train are import
     "sub",
     "sum",
     "summary",
+    "synchronize",
     "take_along_dim",
     "tanh",
     "tensor",

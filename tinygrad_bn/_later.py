@@ -7,19 +7,38 @@ from typing import Any
 
 from tinygrad_bn import errors
 
-PACKAGES = ("autograd", "data", "doctor", "experiments", "models", "profiler", "replay", "testing", "train", "utils")
+PACKAGES = (
+    "amp",
+    "autograd",
+    "data",
+    "doctor",
+    "experiments",
+    "models",
+    "profiler",
+    "replay",
+    "testing",
+    "train",
+    "utils",
+)
 NAMES = {
+    "autocast": "amp",
     "capture": "replay",
     "checkpoint": "utils.checkpoint",
     "detect_anomaly": "autograd",
     "diagnose": "doctor",
     "elementwise": "ops.elementwise",
+    "from_dlpack": "ops.creation",
+    "get_rng_state": "core.random",
     "hvp": "autograd",
+    "initial_seed": "core.random",
     "is_anomaly_enabled": "autograd",
     "jvp": "autograd",
     "profile": "profiler",
     "register_op": "ops.custom",
+    "seed": "core.random",
+    "set_rng_state": "core.random",
     "summary": "nn.summary",
+    "synchronize": "core.device",
     "value_and_grad": "autograd",
     "vjp": "autograd",
 }

@@ -6,6 +6,12 @@
 Each class also derives from the builtin that a caller would catch for it.
 """
 
+from __future__ import annotations
+
+import os
+import sys
+from types import FrameType
+
 
 class TinygradError(Exception):
     """Base of every error that this package raises on purpose."""
@@ -21,6 +27,10 @@ class DTypeError(TinygradError, TypeError):
 
 class DeviceError(TinygradError, RuntimeError):
     """Arguments live on different devices, or a device is not available."""
+
+
+class OutOfMemoryError(TinygradError, MemoryError):
+    """A device has not as much memory left as is asked for; what is there stays as it is."""
 
 
 class ArgumentError(TinygradError, ValueError):
@@ -75,3 +85,15 @@ def nearest(owner: str, name: str, known: list[str]) -> str:
 
     found = difflib.get_close_matches(name, [k for k in known if not k.startswith("_")], 3, 0.6)
     return f"{owner} has no attribute {name!r}." + (f"\nHint: did you mean {', '.join(found)}?" if found else "")
+
+
+def outside() -> int:
+    """Return the ``stacklevel`` with which a warning names the line outside of this package that has led to it."""
+    frame: FrameType | None = sys._getframe(1)
+    level = 1
+    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame, level = frame.f_back, level + 1
+    return level
+
+
+_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import sys
 import weakref
 from collections.abc import Callable, Iterator
@@ -16,9 +15,19 @@ from tinygrad_bn.core import dtype as dtypes
 from tinygrad_bn.core import tape
 from tinygrad_bn.core.launch import reads_values
 from tinygrad_bn.core.printing import describe
-from tinygrad_bn.core.tensor import Array, Tensor, set_requires_grad, wrap
-from tinygrad_bn.errors import ArgumentError, GradientError, ShapeError, expected, nearest, wrong
-from tinygrad_bn.ops import inplace
+from tinygrad_bn.core.tensor import Array, Tensor
+from tinygrad_bn.errors import (
+    ArgumentError,
+    DeviceError,
+    DTypeError,
+    GradientError,
+    ShapeError,
+    expected,
+    nearest,
+    wrong,
+)
+from tinygrad_bn.ops import inplace, sharing
+from tinygrad_bn.ops.copying import deepcopy_, rebuild, reduce_
 
 # --------------------------------------------------------------------------------------------------------- operators
 
@@ -143,9 +152,15 @@ def numpy(self: Tensor) -> Array:
     ------
     GradientError
         If the tensor requires grad: use ``x.detach().numpy()``.
+    DTypeError
+        If it is of bfloat16, which NumPy lacks: use ``x.float().numpy()``.
     """
     if self.node is not None:
         raise GradientError("numpy: the tensor requires grad.\nHint: use x.detach().numpy().")
+    if self.device.type == "cuda":
+        raise DeviceError("numpy: the tensor is on the GPU.\nHint: use x.cpu().numpy().")
+    if self.dtype is dtypes.bfloat16:
+        raise DTypeError("numpy: NumPy has no bfloat16.\nHint: use x.float().numpy().")
     reads_values("numpy")
     return self.array
 
@@ -159,14 +174,14 @@ def item(self: Tensor) -> bool | int | float:
     if self.array.size != 1:
         raise ShapeError(expected("item", "input", "one element", f"shape {self.shape}"))
     reads_values("item")
-    value: bool | int | float = self.array.item()
+    value: bool | int | float = _values(self).item()
     return value
 
 
 def tolist(self: Tensor) -> Any:
     """Return the elements as nested lists of Python numbers."""
     reads_values("tolist")
-    return self.array.tolist()
+    return _values(self).tolist()
 
 
 def size(self: Tensor, dim: int | None = None) -> Any:
@@ -190,7 +205,7 @@ def __bool__(self: Tensor) -> bool:
             f"bool: a tensor of shape {self.shape} has no single truth value.\nHint: reduce it, with .any() or .all()."
         )
     reads_values("bool")
-    return bool(self.array.item())
+    return bool(_values(self).item())
 
 
 def __iter__(self: Tensor) -> Iterator[Tensor]:
@@ -205,9 +220,15 @@ def __len__(self: Tensor) -> int:
     return int(self.array.shape[0])
 
 
+def _values(self: Tensor) -> Array:
+    """The elements on the host, as NumPy computes with them."""
+    return dtypes.numbers(self.device.to_host(self.array), self.dtype)
+
+
 def __contains__(self: Tensor, value: object) -> bool:
     reads_values("in")
-    return bool((self.array == (value.array if isinstance(value, Tensor) else value)).any())
+    other = _values(value) if isinstance(value, Tensor) else value
+    return bool((_values(self) == other).any())
 
 
 def __index__(self: Tensor) -> int:
@@ -226,34 +247,7 @@ def _any(self: Tensor) -> Tensor:
     return ops.ne(ops.sum(ops.ne(self, 0)), 0)
 
 
-def _rebuild(array: Array, dtype: str, device: str, requires_grad: bool, kind: type[Tensor]) -> Tensor:
-    out = wrap(array)
-    out.dtype = dtypes.as_dtype(dtype)
-    moved = ops.to(out, device=device)
-    if kind is not Tensor:
-        return kind(moved, requires_grad)  # type: ignore[arg-type]  # Parameter's signature
-    if requires_grad:
-        set_requires_grad(moved, True)
-    return moved
-
-
-def __reduce__(self: Tensor) -> tuple[Any, ...]:
-    if not self.is_leaf:
-        raise GradientError("pickle: only leaves can be pickled.\nHint: use detach().")
-    reads_values("copying or pickling a tensor")
-    array = np.array(self.array, copy=True)
-    return (_rebuild, (array, self.dtype.name, self.device.type, self.requires_grad, type(self)))
-
-
-def __deepcopy__(self: Tensor, memo: dict[int, Any]) -> Tensor:
-    if id(self) in memo:
-        found: Tensor = memo[id(self)]
-        return found
-    rebuild, arguments = self.__reduce__()
-    out: Tensor = rebuild(*arguments)
-    memo[id(self)] = out
-    out._grad = copy.deepcopy(self._grad, memo)
-    return out
+_rebuild = rebuild  # the name in pickles of earlier versions
 
 
 def missing(self: Tensor, name: str) -> Any:
@@ -280,7 +274,7 @@ PROPERTIES = {
     "data": property(lambda self: self.alias(), _set_data, doc="The tensor off the tape; assigning copies into it."),
     "T": _property(_transposed, "A view with the axes reversed."),
     "mT": _property(lambda self: ops.transpose(self, -2, -1), "A view with the last two axes exchanged."),
-    "is_cuda": _property(lambda self: False, "Whether the tensor lives on a GPU."),
+    **sharing.PROPERTIES,
     "itemsize": _property(lambda self: self.dtype.itemsize, "Bytes of one element."),
     "nbytes": _property(lambda self: self.array.nbytes, "Bytes of all elements."),
 }
@@ -307,6 +301,8 @@ OTHERS: dict[str, Callable[..., Any]] = {
     "any": _any,
     "type_as": type_as,
     "float": lambda self: ops.to(self, dtypes.float32),
+    "half": lambda self: ops.to(self, dtypes.float16),
+    "bfloat16": lambda self: ops.to(self, dtypes.bfloat16),
     "double": lambda self: ops.to(self, dtypes.float64),
     "long": lambda self: ops.to(self, dtypes.int64),
     "int": lambda self: ops.to(self, dtypes.int32),
@@ -324,10 +320,9 @@ OTHERS: dict[str, Callable[..., Any]] = {
     "__hash__": object.__hash__,
     "__repr__": describe,
     "__format__": lambda self, how: format(item(self), how) if how else describe(self),
-    "__reduce__": __reduce__,
-    "__deepcopy__": __deepcopy__,
-    "__dlpack__": lambda self, **kwargs: numpy(self).__dlpack__(**kwargs),
-    "__dlpack_device__": lambda self: self.array.__dlpack_device__(),
+    "__reduce__": reduce_,
+    "__deepcopy__": deepcopy_,
+    **sharing.METHODS,
 }
 if sys.version_info >= (3, 12):  # before, __getattr__ makes each look at any attribute six times as dear, 15 ns
     OTHERS["__getattr__"] = missing  # and a traceback names the nearest one by itself

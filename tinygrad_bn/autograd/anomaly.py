@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_bn.core import watch
+from tinygrad_bn.core.dtype import numbers
 from tinygrad_bn.core.registry import OPS
 from tinygrad_bn.core.tape import Gradients, Node
 from tinygrad_bn.core.tensor import Tensor
@@ -99,7 +100,7 @@ def _source(frame: FrameType | None) -> Source:
 
 def name_of(node: Node) -> str:
     """Return the name of the operation whose rule a node states; the node's own where that is of no one operation."""
-    names = [op.name for op in OPS.values() if type(node) in op.rules]
+    names = [op.name for op in OPS.values() if isinstance(node, op.rules)]
     return names[0] if len(names) == 1 else node.name()
 
 
@@ -139,7 +140,9 @@ def _forward_of(node: Node) -> str:
 
 
 def _is_nan(gradient: object) -> bool:
-    return isinstance(gradient, Tensor) and gradient.dtype.is_floating_point and bool(np.isnan(gradient.array).any())
+    if not isinstance(gradient, Tensor) or not gradient.dtype.is_floating_point:
+        return False
+    return bool(np.isnan(numbers(gradient.array, gradient.dtype)).any())
 
 
 def _check(node: Node, gradient: Any, found: Gradients) -> None:

@@ -3,10 +3,13 @@
 tb.backends.cpu.conv_algorithm = "direct"
 with tb.backends.cpu.flags(conv_algorithm="im2col"):
     …
+tb.backends.cuda.allow_tf32 = True
 """
 
 from tinygrad_bn.backends._cpu import CpuBackend
+from tinygrad_bn.backends._cuda import CudaBackend
 
 cpu = CpuBackend()
+cuda = CudaBackend()
 
-__all__ = ["CpuBackend", "cpu"]
+__all__ = ["CpuBackend", "CudaBackend", "cpu", "cuda"]

@@ -15,6 +15,7 @@ from typing import Any
 
 from tinygrad_bn.core.launch import launch
 from tinygrad_bn.core.memory import Lease
+from tinygrad_bn.core.mixed import autocasting
 from tinygrad_bn.core.tape import Node, Part, mode
 from tinygrad_bn.core.tensor import Tensor
 from tinygrad_bn.core.watch import go_watched, watchers
@@ -158,8 +159,9 @@ def _ours(gradient: Tensor) -> bool:
 
 
 def _alike(a: Tensor, b: Tensor) -> bool:
-    """Whether the elements of two gradients lie in the same order."""
-    return a.contiguous_array and b.contiguous_array and a.array.shape == b.array.shape and a.dtype is b.dtype
+    """Whether the elements of two gradients lie in the same order, and can be added as they are."""
+    same = a.contiguous_array and b.contiguous_array and a.array.shape == b.array.shape and a.dtype is b.dtype
+    return same and not a.dtype.low
 
 
 def _run_hooks(node: Node, gradient: Tensor) -> Tensor:
@@ -180,6 +182,7 @@ def backward(
 
 def _go(op: str, run: _Run, outputs: Sequence[Tensor], gradients: Sequence[Tensor | None], create_graph: bool) -> None:
     before, mode.grad = mode.grad, create_graph
+    precision, autocasting.dtype = autocasting.dtype, None  # gradients follow the forward's dtypes
     try:
         _start(op, run, outputs, gradients)
         if watchers:
@@ -188,6 +191,7 @@ def _go(op: str, run: _Run, outputs: Sequence[Tensor], gradients: Sequence[Tenso
             run.go()
     finally:
         mode.grad = before
+        autocasting.dtype = precision
 
 
 def _start(op: str, run: _Run, outputs: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:

@@ -1,6 +1,6 @@
 """The dtype table, and PyTorch's rules of promotion.
 
-A tensor's dtype is not its array's dtype: bfloat16, which NumPy lacks, has storage of its own.
+A tensor's dtype is not its array's dtype: bfloat16, which NumPy lacks, is stored as the upper 16 bits of a float32.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_bn.core.mixed import gate
 from tinygrad_bn.errors import DTypeError
 
 
@@ -22,19 +23,22 @@ class DType:
     storage : numpy.dtype
         The type of the array that holds it.
     is_floating_point : bool
-    supported : bool
-        False for the types that have a place in the table and no kernels yet.
+    low : bool
+        Whether it is float16 or bfloat16: storage, for which operations compute in float32.
+    kind : int
+        Of a low one, its number in ``kernels.ref.half``.
     """
 
-    __slots__ = ("is_floating_point", "itemsize", "name", "rank", "storage", "supported")
+    __slots__ = ("is_floating_point", "itemsize", "kind", "low", "name", "rank", "storage")
 
-    def __init__(self, name: str, storage: str, rank: int, floating: bool = False, supported: bool = True) -> None:
+    def __init__(self, name: str, storage: str, rank: int, floating: bool = False, kind: int = -1) -> None:
         self.name = name
         self.storage = np.dtype(storage)
         self.itemsize = self.storage.itemsize
         self.rank = rank
         self.is_floating_point = floating
-        self.supported = supported
+        self.low = kind >= 0
+        self.kind = kind
 
     def __repr__(self) -> str:
         return f"tinygrad_bn.{self.name}"
@@ -52,14 +56,16 @@ int8 = DType("int8", "i1", 2)
 int16 = DType("int16", "i2", 3)
 int32 = DType("int32", "i4", 4)
 int64 = DType("int64", "i8", 5)
-float16 = DType("float16", "f2", 6, floating=True, supported=False)
-bfloat16 = DType("bfloat16", "u2", 7, floating=True, supported=False)
+float16 = DType("float16", "f2", 6, floating=True, kind=1)
+bfloat16 = DType("bfloat16", "u2", 7, floating=True, kind=0)
 float32 = DType("float32", "f4", 8, floating=True)
 float64 = DType("float64", "f8", 9, floating=True)
 
 ALL = (bool_, uint8, int8, int16, int32, int64, float16, bfloat16, float32, float64)
-_BY_NAME = {d.name: d for d in ALL} | {"float": float32, "double": float64, "long": int64, "int": int32}
-_BY_STORAGE = {d.storage: d for d in ALL if d.supported}
+_BY_NAME = {d.name: d for d in ALL} | {
+    "float": float32, "double": float64, "long": int64, "int": int32, "half": float16
+}  # fmt: skip
+_BY_STORAGE = {d.storage: d for d in ALL if d is not bfloat16}  # an array of uint16 holds numbers of its own
 _BY_PYTHON: dict[Any, DType] = {bool: bool_, int: int64, float: float32}
 
 _default = float32
@@ -67,7 +73,14 @@ _default = float32
 
 def by_name(name: str) -> DType:
     """Return the dtype of that name."""
-    return _BY_NAME[name]
+    return noted(_BY_NAME[name])
+
+
+def noted(dtype: DType) -> DType:
+    """Return the dtype itself; a low one switches mixed precision on."""
+    if dtype.low:
+        gate.on = True
+    return dtype
 
 
 def as_dtype(value: Any, op: str = "dtype") -> DType:
@@ -76,15 +89,13 @@ def as_dtype(value: Any, op: str = "dtype") -> DType:
     Raises
     ------
     DTypeError
-        If there is no such type, or it has no kernels yet.
+        If there is no such type.
     """
     found = value if isinstance(value, DType) else _look_up(value)
     if found is None:
-        raise DTypeError(
-            f"{op}: 'dtype' must be one of {', '.join(d.name for d in ALL if d.supported)}. Got {value!r}."
-        )
-    if not found.supported:
-        raise DTypeError(f"{op}: 'dtype' {found.name} has a place in the table and no kernels yet.\nHint: use float32.")
+        raise DTypeError(f"{op}: 'dtype' must be one of {', '.join(d.name for d in ALL)}. Got {value!r}.")
+    if found.low:
+        gate.on = True
     return found
 
 
@@ -102,13 +113,42 @@ def _look_up(value: Any) -> DType | None:
 
 def of_array(storage: np.dtype[Any]) -> DType | None:
     """Return the dtype that an array of this NumPy dtype holds, or None."""
-    return _BY_STORAGE.get(storage)
+    found = _BY_STORAGE.get(storage)
+    if found is float16:
+        gate.on = True
+    return found
+
+
+def words(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return an array of low precision as the kernels of ``half`` take it: the same memory as uint16."""
+    return array if array.dtype == np.uint16 else array.view(np.uint16)
+
+
+def numbers(array: np.ndarray[Any, Any], dtype: DType) -> np.ndarray[Any, Any]:
+    """Return a tensor's elements as an array that NumPy can compute with: bfloat16 as float32."""
+    return (array.astype(np.uint32) << 16).view(np.float32) if dtype is bfloat16 else array
+
+
+def stored(value: bool | int | float, dtype: DType) -> Any:
+    """Return a number as it is written into an array of a dtype: of bfloat16, the word."""
+    if not dtype.low:
+        return value
+    with np.errstate(all="ignore"):
+        if dtype is float16:
+            return np.float16(value)
+        bits = int(np.float32(value).view(np.uint32))
+    if bits & 0x7FFFFFFF > 0x7F800000:
+        return np.uint16(bits >> 16 | 0x40)
+    return np.uint16((bits + 0x7FFF + (bits >> 16 & 1)) >> 16)
 
 
 def promote(a: DType, b: DType) -> DType:
-    """Return the type of ``a + b`` for two tensors: float32 with int64 is float32, uint8 with int8 is int16."""
+    """Return the type of ``a + b`` for two tensors: float32 with int64 is float32, uint8 with int8 is int16, float16
+    with bfloat16 is float32."""
     if a is b:
         return a
+    if a.low and b.low:
+        return float32
     low, high = (a, b) if a.rank < b.rank else (b, a)
     if low is uint8 and high is int8:
         return int16
@@ -133,7 +173,8 @@ def set_default_dtype(dtype: Any) -> None:
     """Set the floating-point type of newly made tensors: float32 or float64."""
     global _default
     found = as_dtype(dtype, "set_default_dtype")
-    if not found.is_floating_point:
-        raise DTypeError(f"set_default_dtype: 'dtype' must be a floating-point type. Got {found.name}.")
+    if not found.is_floating_point or found.low:
+        want = "float32 or float64" if found.low else "a floating-point type"
+        raise DTypeError(f"set_default_dtype: 'dtype' must be {want}. Got {found.name}.")
     _default = found
     _BY_PYTHON[float] = found

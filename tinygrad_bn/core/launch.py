@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from tinygrad_bn.core.device import Device
-from tinygrad_bn.errors import ArgumentError, IndexRangeError, wrong
+from tinygrad_bn.errors import ArgumentError, wrong
 from tinygrad_bn.kernels.spec import Kernel
 
 
@@ -56,13 +56,18 @@ def run(kernel: Kernel, arguments: tuple[Any, ...]) -> None:
     (_on_pool(kernel) if pool.threads > 1 and kernel.amount(arguments) >= kernel.grain else kernel.serial)(*arguments)
 
 
+def driver_of(kernel: Kernel, arguments: tuple[Any, ...], threads: int) -> Callable[..., None]:
+    """Return the driver that a launch on so many threads calls."""
+    pays = threads > 1 and kernel.parallel is not None and kernel.amount(arguments) >= kernel.grain
+    return kernel.parallel if pays else kernel.serial  # type: ignore[return-value]  # there is one where it pays
+
+
 def compiled(kernel: Kernel, arguments: tuple[Any, ...], threads: int) -> Callable[..., None]:
     """Return what a launch on so many threads calls in the end, for arguments of the types and shapes of these.
 
     Where the kernel is compiled for them that is its machine code's own entry: Numba's matching of types is left out.
     """
-    pays = threads > 1 and kernel.parallel is not None and kernel.amount(arguments) >= kernel.grain
-    driver: Any = kernel.parallel if pays else kernel.serial
+    driver: Any = driver_of(kernel, arguments, threads)
     if not hasattr(driver, "overloads"):
         return driver  # type: ignore[no-any-return]  # plain Python
     import numba
@@ -79,7 +84,7 @@ def _on_pool(kernel: Kernel) -> Callable[..., None]:
 
 
 def launch_checked(device: Device, op: str, kernel: Kernel, *arguments: Any) -> None:
-    """Run a kernel that reports bad values, and raise what it reports.
+    """Run a kernel that reports bad values, and raise what it reports: at once, or where the host waits for the device.
 
     Raises
     ------
@@ -90,15 +95,7 @@ def launch_checked(device: Device, op: str, kernel: Kernel, *arguments: Any) -> 
     if observers:
         _applied.op = op
     launch(kernel, *arguments, status)
-    if status[0]:
-        raise reported(op, kernel, status)
-
-
-def reported(op: str, kernel: Kernel, status: Any) -> IndexRangeError:
-    """Clear the status word and return the error that it tells of."""
-    position, value, limit = (int(v) for v in status[1:])
-    status[:] = 0
-    return IndexRangeError(f"{op}: " + kernel.spec.status.format(position=position, value=value, limit=limit))
+    device.reported(op, kernel, status)
 
 
 class Recorder(Protocol):

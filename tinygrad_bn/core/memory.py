@@ -12,6 +12,7 @@ import mmap
 import threading
 from bisect import bisect_left, insort
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,8 @@ _FREELY = 1 << 26  # bytes that are touched without a look at what could be join
 _BYTES = np.dtype(np.uint8)
 _new_array = np.ndarray.__new__
 
-Place = tuple[mmap.mmap, int, int, int]  # a buffer: its segment, offset, position and size
-Lender = Callable[[tuple[int, ...], np.dtype[Any], int], np.ndarray[Any, Any]]
+Place = tuple[Any, int, int, int]  # a buffer: its segment, offset, position and size
+Lender = Callable[..., np.ndarray[Any, Any]]  # of a shape, a dtype, a number of bytes; whether of the GPU
 lenders: dict[int, Lender] = {}
 """By thread, who gives it memory instead of the pool: a recording, which keeps what its kernels work on."""
 
@@ -99,7 +100,7 @@ class Pool:
         self.used_bytes = 0
         self.peak_bytes = 0
         self.touched_bytes = 0
-        self._segments: dict[int, mmap.mmap] = {}
+        self._segments: dict[int, Any] = {}
         self._lock = threading.RLock()
 
     @property
@@ -156,10 +157,10 @@ class Pool:
         """Map a further segment, as large as all before together."""
         number = 1 + max(self._segments, default=0)
         try:
-            segment = _map(max(self._segment, size, self.touched_bytes))
-        except OSError:
+            segment = self.map(max(self._segment, size, self.touched_bytes))
+        except (OSError, MemoryError):
             self.clear()
-            segment = _map_or_raise(size)
+            segment = self.map_or_raise(-(-size // self._unit) * self._unit)
         self._segments[number] = segment
         self.fresh.insert(len(segment), number * _SPAN)
 
@@ -177,12 +178,11 @@ class Pool:
                 self.holes.remove(size, position)
                 self.fresh.insert(size, position)
                 self.touched_bytes -= size
-                if hasattr(mmap, "MADV_DONTNEED"):
-                    self._segments[position // _SPAN].madvise(mmap.MADV_DONTNEED, position % _SPAN, size)
+                self.discard(self._segments[position // _SPAN], position % _SPAN, size)
             for size, position in list(self.fresh.sizes):
                 if size == len(self._segments[position // _SPAN]):
                     self.fresh.remove(size, position)
-                    del self._segments[position // _SPAN]
+                    self.unmap(self._segments.pop(position // _SPAN))
 
     def count(self, nbytes: int) -> None:
         """Count memory that somebody holds beside the pool as in use, or no longer so."""
@@ -196,25 +196,37 @@ class Pool:
         with self._lock:
             self.peak_bytes = self.used_bytes
 
+    # ------------------------------------------------------------------- where segments come from: the host's memory
 
-def _map(size: int) -> mmap.mmap:
-    """Map memory of this process alone: a forked child's writes are its own."""
-    if not hasattr(mmap, "MAP_PRIVATE"):
-        return mmap.mmap(-1, size)
-    segment = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
+    def map(self, size: int) -> Any:
+        """Map memory of this process alone: a forked child's writes are its own."""
+        if not hasattr(mmap, "MAP_PRIVATE"):
+            return mmap.mmap(-1, size)
+        segment = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            with suppress(OSError):  # a system without large pages
+                segment.madvise(mmap.MADV_HUGEPAGE)
+        return segment
+
+    def map_or_raise(self, size: int) -> Any:
+        """Map memory as a last resort.
+
+        Raises
+        ------
+        MemoryError
+        """
         try:
-            segment.madvise(mmap.MADV_HUGEPAGE)
-        except OSError:
-            return segment  # a system without large pages
-    return segment
+            return self.map(size)
+        except OSError as error:
+            raise MemoryError(f"empty: the system has no {size} bytes of memory left: {error.strerror}.") from error
 
+    def unmap(self, segment: Any) -> None:
+        """Let go of a segment; a map goes with its last reference."""
 
-def _map_or_raise(size: int) -> mmap.mmap:
-    try:
-        return _map(size)
-    except OSError as error:
-        raise MemoryError(f"empty: the system has no {size} bytes of memory left: {error.strerror}.") from error
+    def discard(self, segment: Any, offset: int, size: int) -> None:
+        """Give the pages of a range back, and keep the range."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            segment.madvise(mmap.MADV_DONTNEED, offset, size)
 
 
 pool = Pool()

@@ -13,7 +13,11 @@ def describe(x: Tensor) -> str:
     """Return ``tensor([…], dtype=…, requires_grad=True)``."""
     reads_values("printing")
     with np.printoptions(precision=4, threshold=1000, edgeitems=3, linewidth=100, suppress=False):
-        body = np.array2string(x.array, separator=", ", prefix="tensor(") if x.array.size else "[]"
+        body = (
+            np.array2string(dtypes.numbers(x.device.to_host(x.array), x.dtype), separator=", ", prefix="tensor(")
+            if x.array.size
+            else "[]"
+        )
     notes = []
     if x.array.size == 0 and x.array.shape != (0,):
         notes.append(f"size={x.array.shape}")

@@ -1,7 +1,8 @@
 """The one table of operations.
 
 ``@operation(Rule, …)`` enters a public function under its name, with the nodes that state its backward rules. The
-generic test suite, the documentation and the coming passes read the table; calling an op does not go through it.
+generic test suite, the documentation and the coming passes read the table; calling an op does not go through it. What
+the decorator returns looks once whether mixed precision is in use (``core.mixed``), and is the function else.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from tinygrad_bn.core.mixed import entrance, policy_of
 from tinygrad_bn.core.tape import Node
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -45,7 +47,9 @@ def operation(*rules: type[Node], name: str | None = None, capturable: bool = Tr
         entry = name or function.__name__
         if entry in OPS:
             raise ValueError(f"operation {entry} is in the table already")
-        OPS[entry] = Operation(entry, function, rules, capturable)
-        return function
+        policy = policy_of(entry)
+        public = function if policy is None else entrance(function, policy)
+        OPS[entry] = Operation(entry, public, rules, capturable)
+        return public
 
     return enter

@@ -38,13 +38,15 @@ class Table:
 
     Attributes
     ----------
-    data : list of tuple, or numpy.ndarray of shape (rows, columns + 1), int64
-        What the kernel gets.
+    data : list of tuple, or array of shape (rows, columns + 1), int64
+        What the kernel gets, on the device.
+    host : numpy.ndarray
+        The same in the host's memory; ``data`` itself where the device is the CPU.
     like : numpy.ndarray, shape (0,)
         Tells the kernel the dtype.
     """
 
-    __slots__ = ("arrays", "by_address", "data", "device", "dtype", "like", "pointed")
+    __slots__ = ("arrays", "by_address", "data", "device", "dtype", "host", "like", "pointed")
 
     def __init__(self, rows: Sequence[Sequence[Array]], dtype: DType, device: Device) -> None:
         self.dtype = dtype
@@ -55,20 +57,25 @@ class Table:
         self.data: Any = [tuple(a.reshape(-1) for a in row) for row in rows]
         self.pointed: list[int] = []
         if self.by_address:
-            self.data = np.array([[*map(address_of, row), row[0].size] for row in rows], np.int64)
+            self.host = np.array([[*map(address_of, row), row[0].size] for row in rows], np.int64)
+            self.data = device.array(self.host)
 
     def point(self, column: int, addresses: list[int]) -> None:
         """Put addresses into a column; whoever calls keeps the arrays alive while a kernel runs."""
         if addresses != self.pointed:
-            self.data[:, column] = addresses
+            self._put(column, addresses)
             self.pointed = addresses
+
+    def _put(self, column: int, addresses: list[int]) -> None:
+        self.host[:, column] = addresses
+        if self.data is not self.host:
+            self.device.write(self.data, self.host)
 
     def replace(self, column: int, arrays: list[Array]) -> None:
         """Put arrays of the same sizes into a column."""
         held = self.arrays[column]
         if self.by_address:
-            addresses = [addressof(_view(a)) if a.size else 0 for a in arrays]
-            self.data[:, column] = addresses
+            self._put(column, [addressof(_view(a)) if a.size else 0 for a in arrays])
         else:
             for i, a in enumerate(arrays):
                 row = self.data[i]

@@ -205,11 +205,14 @@ def wrap(array: Array, device: Device = cpu, op: str = "tensor") -> Tensor:
         if dtype is None:
             raise DTypeError(f"{op}: elements of type {array.dtype} have no dtype here.\nHint: convert with astype().")
         array = array.astype(dtype.storage)
-    flags = array.flags
-    if not (flags.aligned and flags.writeable):
-        array = array.copy()
-    if type(array) is not np.ndarray:
-        array = array.view(np.ndarray)
+    if device.type == "cuda":
+        array = device.array(array)
+    else:
+        flags = array.flags
+        if not (flags.aligned and flags.writeable):
+            array = array.copy()
+        if type(array) is not np.ndarray:
+            array = array.view(np.ndarray)
     out = Tensor(array, dtype, device)
     out.contiguous_array = is_plain(array)
     return out

@@ -297,7 +297,9 @@ class _Watch:
         number = self.calls[key] = self.calls.get(key, -1) + 1
         after = "" if self.last_linear is None else self.names[id(self.last_linear)]
         activity = self.seen.activity(self.names[key], number, kind, after)
-        activity.take(np.moveaxis(np.asarray(y.detach().numpy()), self.axis, 1))
+        values = y.detach().cpu()
+        values = values.float() if values.dtype.low else values
+        activity.take(np.moveaxis(np.asarray(values.numpy()), self.axis, 1))
         return activity
 
 

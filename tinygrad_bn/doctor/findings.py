@@ -196,7 +196,7 @@ def _dropout(layer: Layer) -> Iterator[Finding]:
 
 def _bias(layer: Layer) -> Iterator[Finding]:
     for name, module in layer.biases:
-        values = np.asarray(module.bias.detach().numpy(), np.float64)
+        values = np.asarray(module.bias.detach().cpu().double().numpy(), np.float64)
         yield Finding(
             "useless_bias", "info", name,
             f"its bias of {values.size} numbers (largest {np.abs(values).max(initial=0.0):.2g}) does nothing: "

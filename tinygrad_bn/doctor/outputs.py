@@ -39,7 +39,7 @@ def same(before: list[Tensor], after: list[Tensor]) -> bool:
     if [t.array.shape for t in before] != [t.array.shape for t in after]:
         return False
     for a, b in zip(before, after, strict=True):
-        x, y = (np.asarray(t.numpy(), np.float64) for t in (a, b))
+        x, y = (np.asarray(t.cpu().double().numpy(), np.float64) for t in (a, b))
         if x.size and not np.abs(x - y).max() <= thresholds.BIAS * max(float(np.sqrt(np.mean(x * x))), 1e-30):
             return False
     return bool(before)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_bn import nn
+from tinygrad_bn.core.dtype import bfloat16
 from tinygrad_bn.core.tensor import Array, Tensor
 from tinygrad_bn.doctor import thresholds
 from tinygrad_bn.doctor.activities import Activity
@@ -84,7 +85,7 @@ class Layer:
 
     def note_input(self, x: Tensor, ahead: list[str]) -> None:
         """Note what has nothing to do with the values."""
-        self.ulp = float(np.finfo(x.array.dtype).eps)
+        self.ulp = 2.0**-7 if x.dtype is bfloat16 else float(np.finfo(x.array.dtype).eps)
         self.ahead = self.ahead or list(ahead)
 
     def step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
@@ -140,7 +141,7 @@ class Layer:
         name = second_of(self.module)
         if name is None:
             return None
-        both = (getattr(self.module, n).numpy() for n in ("running_mean", name))
+        both = (getattr(self.module, n).cpu().double().numpy() for n in ("running_mean", name))
         mean, second = (np.asarray(array, np.float64).reshape(-1) for array in both)
         return mean, second * second if name == "running_std" else second + self.eps
 
@@ -148,7 +149,7 @@ class Layer:
     def steps(self) -> int:
         """How many batches went into the running statistics."""
         tracked = getattr(self.module, "num_batches_tracked", None)
-        return 0 if tracked is None else int(np.max(tracked.numpy()))
+        return 0 if tracked is None else int(np.max(tracked.cpu().numpy()))
 
     @property
     def initial(self) -> float:
@@ -250,7 +251,10 @@ class Steps(Layer):
     def running(self) -> tuple[Array, Array] | None:
         """Running mean, and running variance with eps, of the steps that were seen."""
         size = len(self.rows[0][1]) if self.rows else 0
-        both = (np.asarray(getattr(self.module, n).numpy(), np.float64) for n in ("running_mean", "running_var"))
+        both = (
+            np.asarray(getattr(self.module, n).cpu().double().numpy(), np.float64)
+            for n in ("running_mean", "running_var")
+        )
         mean, var = (array.reshape(-1)[:size] for array in both)
         return mean, var + self.eps
 
@@ -258,7 +262,7 @@ class Steps(Layer):
     def steps(self) -> int:
         """How many batches went into the running statistics of the step that has had the fewest."""
         seen = len(self.rows[0][1]) // self.module.num_features if self.rows else self.module.max_length
-        return int(np.min(self.module.num_batches_tracked.numpy()[:seen], initial=2**62)) if seen else 0
+        return int(np.min(self.module.num_batches_tracked.cpu().numpy()[:seen], initial=2**62)) if seen else 0
 
     @property
     def switches(self) -> bool:
@@ -299,7 +303,7 @@ class Seen:
     def compare(self, by_batch: list[Tensor], evaluated: list[Tensor]) -> None:
         """Add the difference between outputs in training, without dropout, and in evaluation."""
         for a, b in zip(by_batch, evaluated, strict=False):
-            x, y = (np.asarray(t.numpy(), np.float64) for t in (a, b))
+            x, y = (np.asarray(t.cpu().double().numpy(), np.float64) for t in (a, b))
             if x.shape == y.shape and np.isfinite(x).all() and np.isfinite(y).all():
                 self._difference += float(np.sum(np.square(x - y)))
                 self._size += float(np.sum(np.square(x)))
@@ -325,4 +329,4 @@ def rms(x: Array) -> float:
 
 
 def _row(m: Moments) -> Row:
-    return m.count, np.asarray(m.mean.numpy(), np.float64), np.asarray(m.m2.numpy(), np.float64)
+    return m.count, np.asarray(m.mean.cpu().numpy(), np.float64), np.asarray(m.m2.numpy(), np.float64)

@@ -89,14 +89,14 @@ class _Kept:
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
-        self.values: Array = tensor.array.copy()
+        self.values: Array = tensor.device.to_host(tensor.array).copy()
         self.version = tensor.version
         self.grad = tensor.grad
 
     def put_back(self) -> None:
         t = self.tensor
-        if t.array.tobytes() != self.values.tobytes():
-            launch(t.device.kernels.copy, self.values, t.array)
+        if t.device.to_host(t.array).tobytes() != self.values.tobytes():
+            launch(t.device.kernels.copy, t.device.array(self.values), t.array)
         if t.version != self.version:
             t.shared_storage().version = self.version
         if t.grad is not self.grad:

@@ -146,7 +146,7 @@ def layer_jacobians(net: Any, kind: str, depth: int, x: Array, points: int, devi
         block = net[here:there]
         found.append(_jacobian(block, z))
         if kind == BN:
-            gammas = [net[end - 1].weight.detach().numpy() for end in (here, there)]
+            gammas = [net[end - 1].weight.detach().cpu().numpy() for end in (here, there)]
             found[-1] = found[-1] * gammas[0] / gammas[1][:, None]
     net.train()
     return np.array(found)
@@ -155,4 +155,4 @@ def layer_jacobians(net: Any, kind: str, depth: int, x: Array, points: int, devi
 def _jacobian(block: Any, z: tb.Tensor) -> Array:
     """The Jacobian at each row; rows do not depend on each other, so that one sum over them serves all."""
     every: tb.Tensor = tb.autograd.functional.jacobian(lambda rows: block(rows).sum(0), z)
-    return every.numpy().transpose(1, 0, 2)
+    return every.cpu().numpy().transpose(1, 0, 2)

@@ -80,7 +80,7 @@ def trained(task: Task, kind: str, depth: int) -> Numbers:
     for _ in training(net, rows, task, s.steps):
         pass
     with tb.no_grad():
-        scores = net.eval()(tb.from_numpy(rows.test_x).to(task.device)).numpy()
+        scores = net.eval()(tb.from_numpy(rows.test_x).to(task.device)).cpu().numpy()
     return {"accuracy": 100 * float((scores.argmax(1) == rows.test_y).mean())}
 
 

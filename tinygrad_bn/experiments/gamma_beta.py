@@ -129,7 +129,7 @@ def run(task: Task) -> Numbers:
         task.tick()
     y = x if task.arm == "before" else norm(x).detach()
     largest_change = float(((y - x).abs().max() / x.abs().max()).item())
-    return numbers | {"largest_change": largest_change} | where_on_sigmoid(y.numpy(), wanted.numpy())
+    return numbers | {"largest_change": largest_change} | where_on_sigmoid(y.cpu().numpy(), wanted.cpu().numpy())
 
 
 def where_on_sigmoid(y: np.ndarray, wanted: np.ndarray) -> Numbers:

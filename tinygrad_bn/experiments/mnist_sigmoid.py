@@ -103,12 +103,12 @@ class Looks:
         averages.
         """
         with tb.no_grad():
-            right = net.eval()(self.images).argmax(1).numpy() == self.classes
+            right = net.eval()(self.images).argmax(1).cpu().numpy() == self.classes
             last = net[:-2]
             norms = [layer for layer in last if isinstance(layer, tb.nn.BatchNorm1d)]
             for norm in norms:
                 norm.use_batch_stats = True
-            inputs = last(self.images[: self.few]).numpy()
+            inputs = last(self.images[: self.few]).cpu().numpy()
             for norm in norms:
                 norm.use_batch_stats = None
             net.train()

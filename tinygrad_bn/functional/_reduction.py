@@ -7,7 +7,7 @@ from typing import Any
 
 from tinygrad_bn import ops
 from tinygrad_bn.core.tensor import Tensor
-from tinygrad_bn.errors import ArgumentError, DTypeError, ShapeError, expected, wrong
+from tinygrad_bn.errors import ArgumentError, DTypeError, ShapeError, expected, outside, wrong
 from tinygrad_bn.ops._common import is_floating, is_tensor, same_device
 from tinygrad_bn.ops.softmax import REDUCTIONS
 
@@ -63,5 +63,5 @@ def difference(op: str, input: Tensor, target: Tensor, size_average: Any, reduce
     is_tensor(op, "target", target)
     if input.array.shape != target.array.shape:
         text = f"{op}: 'target' has shape {target.array.shape}, 'input' {input.array.shape}; they are broadcast."
-        warnings.warn(text, UserWarning, stacklevel=3)
+        warnings.warn(text, UserWarning, stacklevel=outside())
     return ops.sub(input, target)

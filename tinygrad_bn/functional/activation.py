@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tinygrad_bn import ops
+from tinygrad_bn.core.mixed import mixed
 from tinygrad_bn.core.tensor import Tensor
 from tinygrad_bn.errors import ArgumentError, wrong
 from tinygrad_bn.ops import inplace as changes
@@ -158,6 +159,7 @@ def mish(input: Tensor, inplace: bool = False) -> Tensor:
     return changes.mish_(input) if inplace else ops.mish(input)
 
 
+@mixed()
 def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
     """Return relu6(input + 3) / 6.
 
@@ -171,6 +173,7 @@ def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
     return changes.copy_(input, out) if inplace else out
 
 
+@mixed()
 def hardswish(input: Tensor, inplace: bool = False) -> Tensor:
     """Return input · relu6(input + 3) / 6.
 
@@ -189,11 +192,13 @@ def hardswish(input: Tensor, inplace: bool = False) -> Tensor:
     return changes.copy_(input, out) if inplace else out
 
 
+@mixed()
 def softsign(input: Tensor) -> Tensor:
     """Return input / (1 + |input|)."""
     return ops.div(input, ops.add(ops.abs(input), 1.0))
 
 
+@mixed()
 def tanhshrink(input: Tensor) -> Tensor:
     """Return input - tanh(input)."""
     return ops.sub(input, ops.tanh(input))

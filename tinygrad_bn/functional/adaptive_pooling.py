@@ -9,6 +9,7 @@ from typing import Any, Literal, overload
 
 import numpy as np
 
+from tinygrad_bn.core.mixed import mixed
 from tinygrad_bn.core.tensor import Array, Tensor
 from tinygrad_bn.errors import ArgumentError, ShapeError, expected, wrong
 from tinygrad_bn.functional.pooling import images
@@ -41,6 +42,7 @@ def _adaptive(op: str, axes: int, input: Tensor, output_size: Size) -> tuple[Ten
     return x, size, Tables(tables[0] if axes == 2 else _adaptive_table(1, 1), tables[-1])
 
 
+@mixed()
 def _adaptive_avg(op: str, axes: int, input: Tensor, output_size: Size) -> Tensor:
     x, size, tables = _adaptive(op, axes, input, output_size)
     if size == (1,) * axes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tinygrad_bn.core.mixed import mixed, plainly
 from tinygrad_bn.core.tensor import Tensor
 from tinygrad_bn.errors import ShapeError, expected
 from tinygrad_bn.functional.convolution import Extents, conv2d, geometry_of
@@ -11,6 +12,7 @@ from tinygrad_bn.ops.batch_norm_residual import check_residual
 from tinygrad_bn.ops.convolution_norm import batch_norm_given, convolution_moments, norm_convolution, statistics_of
 
 
+@mixed("first")
 def conv2d_batch_norm_act(
     input: Tensor,
     weight: Tensor,
@@ -50,10 +52,10 @@ def conv2d_batch_norm_act(
     ------
     ShapeError, DTypeError, DeviceError, ArgumentError
     """
-    if not training:
+    if not (training and plainly()):
         z = conv2d(input, weight, None, stride, padding, dilation, groups)
         return batch_norm_act(
-            z, running_mean, running_var, bn_weight, bn_bias, False, momentum, eps, activation, residual
+            z, running_mean, running_var, bn_weight, bn_bias, training, momentum, eps, activation, residual
         )
     geometry = geometry_of("conv2d", 2, input, weight, None, stride, padding, dilation, groups)
     _check_batch(input)
@@ -68,6 +70,7 @@ def conv2d_batch_norm_act(
     return y
 
 
+@mixed("first")
 def batch_norm_act_conv2d(
     input: Tensor,
     running_mean: Tensor | None,
@@ -109,8 +112,8 @@ def batch_norm_act_conv2d(
     ------
     ShapeError, DTypeError, DeviceError, ArgumentError
     """
-    if not training:
-        y = batch_norm_act(input, running_mean, running_var, bn_weight, bn_bias, False, momentum, eps, activation)
+    if not (training and plainly()):
+        y = batch_norm_act(input, running_mean, running_var, bn_weight, bn_bias, training, momentum, eps, activation)
         return conv2d(y, weight, None, stride, padding, dilation, groups)
     geometry = geometry_of("conv2d", 2, input, weight, None, stride, padding, dilation, groups)
     _check_batch(input)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tinygrad_bn.core.mixed import mixed
 from tinygrad_bn.core.tensor import Tensor
 from tinygrad_bn.errors import ArgumentError, DTypeError, ShapeError, expected, wrong
 from tinygrad_bn.ops._common import is_floating, is_tensor, same_device
@@ -14,6 +15,7 @@ from tinygrad_bn.ops.movement import reshape
 Extents = int | Sequence[int]
 
 
+@mixed(autocast="low")
 def conv1d(
     input: Tensor,
     weight: Tensor,
@@ -45,6 +47,7 @@ def conv1d(
     return _convolve("conv1d", 1, input, weight, bias, stride, padding, dilation, groups)
 
 
+@mixed(autocast="low")
 def conv2d(
     input: Tensor,
     weight: Tensor,
@@ -88,6 +91,7 @@ def conv2d(
     return _convolve("conv2d", 2, input, weight, bias, stride, padding, dilation, groups)
 
 
+@mixed(autocast="low")
 def conv_transpose1d(
     input: Tensor,
     weight: Tensor,
@@ -119,6 +123,7 @@ def conv_transpose1d(
     return _transposed("conv_transpose1d", 1, input, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
+@mixed(autocast="low")
 def conv_transpose2d(
     input: Tensor,
     weight: Tensor,

@@ -14,6 +14,7 @@ import math
 from typing import Any
 
 from tinygrad_bn import ops
+from tinygrad_bn.core.mixed import mixed
 from tinygrad_bn.core.tape import no_grad
 from tinygrad_bn.core.tensor import Tensor
 from tinygrad_bn.errors import ArgumentError, expected, wrong
@@ -32,6 +33,7 @@ from tinygrad_bn.ops.batch_norm import Statistics, batch_norm_train
 MORE = "use larger batches (drop_last=True), or eval mode"
 
 
+@mixed("first")
 def ghost_batch_norm(
     input: Tensor, ghost_batch_size: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
 ) -> tuple[Tensor, list[Statistics]]:
@@ -102,6 +104,7 @@ def _repeated(t: Tensor | None, times: int) -> Tensor | None:
     return None if t is None else ops.reshape(ops.expand(t, (times, *t.array.shape)), (-1,))
 
 
+@mixed("first")
 def batch_renorm(
     input: Tensor,
     running_mean: Tensor,
@@ -164,6 +167,7 @@ def batch_renorm(
     return scaled(scaled(hat, r, d), weight, bias), rows_with(batch.count, mean, left, std)
 
 
+@mixed("first")
 def lp_batch_norm(
     input: Tensor,
     p: float = 1,

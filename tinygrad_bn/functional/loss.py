@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tinygrad_bn import ops
 from tinygrad_bn.core.dtype import int64
+from tinygrad_bn.core.mixed import mixed
 from tinygrad_bn.core.tensor import Tensor
 from tinygrad_bn.errors import ArgumentError, DTypeError, IndexRangeError, ShapeError, expected, wrong
 from tinygrad_bn.functional._reduction import check_current, over_all
@@ -11,6 +12,7 @@ from tinygrad_bn.ops._common import is_floating, is_tensor, same_device
 from tinygrad_bn.ops.softmax import cross_entropy_indices
 
 
+@mixed(autocast="float")
 def cross_entropy(
     input: Tensor,
     target: Tensor,
@@ -134,6 +136,7 @@ def _cross_entropy_probabilities(
     return over_all(ops.sum(terms, classes), reduction)
 
 
+@mixed(autocast="float")
 def nll_loss(
     input: Tensor,
     target: Tensor,

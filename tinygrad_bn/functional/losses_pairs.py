@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tinygrad_bn import ops
+from tinygrad_bn.core.mixed import mixed
 from tinygrad_bn.core.tensor import Tensor
 from tinygrad_bn.errors import ShapeError, expected
 from tinygrad_bn.functional._reduction import check_current, over_all
@@ -11,6 +12,7 @@ from tinygrad_bn.ops._common import is_floating, is_tensor, same_device
 from tinygrad_bn.ops._operands import pair
 
 
+@mixed(autocast="float")
 def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
     """Return Σ x1 x2 / (max(‖x1‖, eps) max(‖x2‖, eps)) along an axis.
 
@@ -35,6 +37,7 @@ def _length(x: Tensor, dim: int, eps: float) -> Tensor:
     return ops.clamp(ops.where(some, ops.sqrt(ops.where(some, square, 1.0)), square), min=eps)
 
 
+@mixed(autocast="float")
 def cosine_embedding_loss(
     input1: Tensor,
     input2: Tensor,
@@ -84,6 +87,7 @@ def _target(op: str, input: Tensor, target: Tensor) -> Tensor:
     return target
 
 
+@mixed(autocast="float")
 def margin_ranking_loss(
     input1: Tensor,
     input2: Tensor,
@@ -118,6 +122,7 @@ def margin_ranking_loss(
     return over_all(ops.clamp(ops.sub(margin, off), min=0.0), reduction)
 
 
+@mixed(autocast="float")
 def hinge_embedding_loss(
     input: Tensor,
     target: Tensor,
@@ -147,6 +152,7 @@ def hinge_embedding_loss(
     return over_all(ops.add(near, far), reduction)
 
 
+@mixed(autocast="float")
 def soft_margin_loss(
     input: Tensor, target: Tensor, size_average: None = None, reduce: None = None, reduction: str = "mean"
 ) -> Tensor:

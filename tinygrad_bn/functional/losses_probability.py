@@ -6,12 +6,14 @@ import math
 import warnings
 
 from tinygrad_bn import ops
+from tinygrad_bn.core.mixed import mixed
 from tinygrad_bn.core.tensor import Tensor
-from tinygrad_bn.errors import ArgumentError, wrong
+from tinygrad_bn.errors import ArgumentError, outside, wrong
 from tinygrad_bn.functional._reduction import check_alike, check_current, over_all, weighed
 from tinygrad_bn.ops._common import is_floating, is_tensor, same_device
 
 
+@mixed(autocast="float")
 def binary_cross_entropy(
     input: Tensor,
     target: Tensor,
@@ -54,6 +56,7 @@ def _check_probabilities(op: str, name: str, x: Tensor) -> None:
         raise ArgumentError(wrong(op, name, "from 0 to 1", "other values", hint))
 
 
+@mixed(autocast="float")
 def binary_cross_entropy_with_logits(
     input: Tensor,
     target: Tensor,
@@ -95,6 +98,7 @@ def binary_cross_entropy_with_logits(
     return over_all(weighed(op, losses, weight), reduction)
 
 
+@mixed(autocast="float")
 def kl_div(
     input: Tensor,
     target: Tensor,
@@ -130,7 +134,7 @@ def kl_div(
     same_device(op, input, "target", target)
     if reduction == "mean":
         text = "kl_div: reduction='mean' divides by the number of elements; the divergence is reduction='batchmean'."
-        warnings.warn(text, UserWarning, stacklevel=2)
+        warnings.warn(text, UserWarning, stacklevel=outside())
     if log_target:
         losses = ops.mul(ops.exp(target), ops.sub(target, input))
     else:

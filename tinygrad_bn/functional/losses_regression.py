@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from tinygrad_bn import ops
+from tinygrad_bn.core.mixed import mixed
 from tinygrad_bn.core.tensor import Tensor
 from tinygrad_bn.errors import ArgumentError, ShapeError, expected, wrong
 from tinygrad_bn.functional._reduction import difference, over_all, weighed
 from tinygrad_bn.ops._common import is_tensor
 
 
+@mixed(autocast="float")
 def mse_loss(
     input: Tensor,
     target: Tensor,
@@ -33,6 +35,7 @@ def mse_loss(
     return _weighted_mean("mse_loss", ops.mul(off, off), input, weight, reduction)
 
 
+@mixed(autocast="float")
 def l1_loss(
     input: Tensor,
     target: Tensor,
@@ -57,6 +60,7 @@ def l1_loss(
     return _weighted_mean("l1_loss", ops.abs(off), input, weight, reduction)
 
 
+@mixed(autocast="float")
 def smooth_l1_loss(
     input: Tensor,
     target: Tensor,
@@ -92,6 +96,7 @@ def smooth_l1_loss(
     return over_all(ops.huber(off, beta, 1.0 / beta) if beta else ops.abs(off), reduction)
 
 
+@mixed(autocast="float")
 def huber_loss(
     input: Tensor, target: Tensor, reduction: str = "mean", delta: float = 1.0, weight: Tensor | None = None
 ) -> Tensor:

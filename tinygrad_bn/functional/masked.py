@@ -20,7 +20,7 @@ from tinygrad_bn import ops
 from tinygrad_bn.core.dtype import bool_
 from tinygrad_bn.core.launch import reads_values
 from tinygrad_bn.core.tensor import Tensor, wrap
-from tinygrad_bn.errors import ArgumentError, DTypeError, ShapeError, expected, wrong
+from tinygrad_bn.errors import ArgumentError, DTypeError, ShapeError, expected, outside, wrong
 from tinygrad_bn.ops._common import axis as one_axis
 from tinygrad_bn.ops._common import is_floating, is_tensor, same_device
 from tinygrad_bn.ops._layout import product
@@ -161,11 +161,13 @@ def _positions(op: str, x: Tensor, kept: tuple[int, ...], rest: tuple[int, ...],
         hint = "one mask serves all channels: leave their axes out" if many else None
         raise ShapeError(expected(op, "mask", f"shape {want} or {wide} for an input of shape {shape}", own, hint))
     reads_values("a batch normalisation with a mask")
-    chosen = mask.array if own == want else np.broadcast_to(mask.array, wide)
-    found = np.flatnonzero(chosen)
+    chosen = mask.device.to_host(mask.array)
+    found = np.flatnonzero(chosen if own == want else np.broadcast_to(chosen, wide))
     if x.array.size and not found.size:
         text = f"{op}: 'mask' is False everywhere: the output is 0, and no running statistic moves.\n"
-        warnings.warn(f"{text}Hint: True marks what counts; pass ~mask of a mask of the padding.", RuntimeWarning, 5)
+        warnings.warn(
+            f"{text}Hint: True marks what counts; pass ~mask of a mask of the padding.", RuntimeWarning, outside()
+        )
     return wrap(np.ascontiguousarray(found, np.int64), x.device)
 
 

@@ -9,11 +9,12 @@ commit is a kernel: it skips a batch with a statistic that is not finite, and no
 
 from __future__ import annotations
 
-import numpy as np
-
+from tinygrad_bn.core.dtype import int64
 from tinygrad_bn.core.launch import launch
+from tinygrad_bn.core.mixed import mixed
 from tinygrad_bn.core.table import dense, write_back
-from tinygrad_bn.core.tensor import Array, Tensor
+from tinygrad_bn.core.tally import Tally
+from tinygrad_bn.core.tensor import Tensor
 from tinygrad_bn.errors import ArgumentError, wrong
 from tinygrad_bn.functional.masked import Axis, Form
 from tinygrad_bn.ops._activations import named
@@ -23,6 +24,7 @@ from tinygrad_bn.ops.batch_norm import Statistics, batch_norm_eval, batch_norm_t
 from tinygrad_bn.ops.batch_norm_residual import batch_norm_residual, batch_norm_residual_eval
 
 
+@mixed("first", direct=True)
 def batch_norm(
     input: Tensor,
     running_mean: Tensor | None,
@@ -95,6 +97,7 @@ def batch_norm(
     return batch_norm_act(input, running_mean, running_var, weight, bias, training, momentum, eps, "none")
 
 
+@mixed("first", direct=True)
 def batch_norm_act(
     input: Tensor,
     running_mean: Tensor | None,
@@ -257,6 +260,7 @@ def check_running(x: Tensor, running_mean: Tensor | None, running_var: Tensor | 
             check_channels(op, x, name, t)
 
 
+@mixed()
 def commit(
     statistics: Statistics,
     running_mean: Tensor,
@@ -264,7 +268,7 @@ def commit(
     momentum: float | None,
     unbiased: bool = True,
     tracked: Tensor | None = None,
-    skipped: Array | None = None,
+    skipped: Tally | None = None,
 ) -> None:
     """Move running statistics towards a batch's, in place and off the tape, unless the batch was empty.
 
@@ -279,23 +283,24 @@ def commit(
         Whether the running variance takes Bessel's factor m / (m - 1).
     tracked : Tensor, shape (), int64, optional
         Counts the batches that were taken in.
-    skipped : numpy.ndarray, shape (), int64, optional
+    skipped : Tally, optional
         Counts the batches that were not, because a statistic was not finite.
     """
     if not statistics.count:
         return
+    device = running_mean.device
     mean = running_mean.array if running_mean.contiguous_array else dense(running_mean)
     var = running_var.array if running_var.contiguous_array else dense(running_var)
     launch(
-        running_mean.device.kernels.batch_norm_update,
+        device.kernels.batch_norm_update,
         statistics.rows,
         statistics.count,
         _rate(momentum),
         unbiased,
         mean,
         var,
-        np.zeros((), np.int64) if tracked is None else tracked.array,
-        np.zeros((), np.int64) if skipped is None else skipped,
+        device.number(0, int64) if tracked is None else tracked.array,
+        device.number(0, int64) if skipped is None else skipped.on(device),
     )
     if mean is not running_mean.array:
         write_back(running_mean, mean)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tinygrad_bn.core.mixed import mixed
 from tinygrad_bn.core.tensor import Tensor
 from tinygrad_bn.errors import ArgumentError, ShapeError, expected, wrong
 from tinygrad_bn.functional.normalisation import checked_momentum, commit
@@ -23,6 +24,7 @@ from tinygrad_bn.ops.batch_norm import batch_norm_eval
 from tinygrad_bn.ops.group_norm import check_inner, instance_norm_rows
 
 
+@mixed("first")
 def instance_norm(
     input: Tensor,
     running_mean: Tensor | None = None,
@@ -97,6 +99,7 @@ def _check_instances(x: Tensor, given: dict[str, Tensor | None], use_input_stats
         raise ArgumentError(expected(op, "input", "more than one value a channel of a sample", f"shape {shape}"))
 
 
+@mixed("first")
 def rms_norm(
     input: Tensor, normalized_shape: int | Sequence[int], weight: Tensor | None = None, eps: float | None = None
 ) -> Tensor:

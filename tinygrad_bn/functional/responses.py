@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 from tinygrad_bn import ops
+from tinygrad_bn.core.mixed import mixed
 from tinygrad_bn.core.tensor import Tensor
 from tinygrad_bn.errors import ArgumentError, expected
 from tinygrad_bn.functional._channelwise import checked_input, per_channel, scaled
@@ -16,6 +17,7 @@ from tinygrad_bn.ops._common import axis, is_floating
 from tinygrad_bn.ops.group_norm import layer_norm
 
 
+@mixed("first")
 def filter_response_norm(
     input: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float | Tensor = 1e-6
 ) -> Tensor:
@@ -67,6 +69,7 @@ def thresholded_linear_unit(input: Tensor, tau: Tensor) -> Tensor:
     return ops.maximum(x, per_channel(tau, x.array.ndim))
 
 
+@mixed("first")
 def weight_standardization(weight: Tensor, eps: float = 1e-5, dim: int = 0) -> Tensor:
     """Return a weight whose every slice along an axis, a filter, has mean 0 and variance 1.
 

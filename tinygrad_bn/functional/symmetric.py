@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_bn import ops
-from tinygrad_bn.core.launch import launch
+from tinygrad_bn.core.launch import launch, reads_values
 from tinygrad_bn.core.tape import Gradients, Node, record
 from tinygrad_bn.core.tensor import Array, Tensor
 from tinygrad_bn.kernels.spec import Kernel, Spec
@@ -96,6 +96,18 @@ _INVERSE_ROOT = Kernel("inverse_root", Spec(writes=("w",)), _write_inverse_root)
 _LYAPUNOV = Kernel("lyapunov", Spec(writes=("x",)), _write_lyapunov)
 
 
+def _on_host(kernel: Kernel, arrays: tuple[Array, ...], out: Tensor) -> None:
+    """Run one of these kernels; what lies on the GPU is copied to the host and back."""
+    device = out.device
+    if device.type != "cuda":
+        launch(kernel, *arrays, out.array)
+        return
+    reads_values("whitening by eigenvalues on the GPU")
+    found = np.empty(out.array.shape, out.dtype.storage)
+    launch(kernel, *[device.to_host(a) for a in arrays], found)
+    device.write(out.array, found)
+
+
 def _transposed(a: Tensor) -> Tensor:
     return ops.transpose(a, 1, 2)
 
@@ -119,7 +131,7 @@ def inverse_root(cov: Tensor) -> Tensor:
     """Return Σ^(-1/2) of positive definite matrices, of their symmetric parts; NaN where one is not finite."""
     symmetric = _symmetric(cov)
     w = new(cov.array.shape, cov.dtype, cov.device)
-    launch(_INVERSE_ROOT, plain(symmetric), w.array)
+    _on_host(_INVERSE_ROOT, (plain(symmetric),), w)
     return record(InverseRoot, w, (symmetric,), (symmetric,), save_output=True)
 
 
@@ -139,7 +151,7 @@ def lyapunov(a: Tensor, q: Tensor) -> Tensor:
     """Return X with A X + X A = Q, for positive definite matrices A, of which the symmetric part is taken; NaN where
     one is not finite."""
     x = new(a.array.shape, a.dtype, a.device)
-    launch(_LYAPUNOV, plain(a), plain(q), x.array)
+    _on_host(_LYAPUNOV, (plain(a), plain(q)), x)
     return record(Lyapunov, x, (a, q), (a,), save_output=True)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_bn import ops
+from tinygrad_bn.core.mixed import mixed
 from tinygrad_bn.core.tensor import Array, Tensor
 from tinygrad_bn.errors import ArgumentError, ShapeError, expected, wrong
 from tinygrad_bn.ops import padding, pooling
@@ -240,6 +241,7 @@ def _single(n: int) -> Array:
     return np.stack([i, i + 1, np.ones_like(i)], 1)
 
 
+@mixed("first")
 def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Tensor:
     """Return the input divided by a power of the mean square of the channels about each.
 

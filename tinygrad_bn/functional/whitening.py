@@ -11,15 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
-
 from tinygrad_bn import ops
+from tinygrad_bn.core.mixed import mixed
 from tinygrad_bn.core.tensor import Tensor
 from tinygrad_bn.errors import ArgumentError, expected, wrong
 from tinygrad_bn.functional._channelwise import centred, check_values, checked_input, from_rows, rows_of, scaled
 from tinygrad_bn.functional.symmetric import inverse_root, newton_root
 
 
+@mixed("first")
 def decorrelated_batch_norm(
     input: Tensor, group_size: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -50,8 +50,8 @@ def decorrelated_batch_norm(
 
     Notes
     -----
-    Eigenvalues are found in float64; one below D ulp of the largest counts as that. Derivatives of any order exist
-    where eigenvalues are equal, too.
+    Eigenvalues are found in float64, on the host: for tensors on a GPU, covariances are copied there and roots back.
+    One below D ulp of the largest counts as that. Derivatives of any order exist where eigenvalues are equal, too.
 
     References
     ----------
@@ -60,6 +60,7 @@ def decorrelated_batch_norm(
     return _whitened("decorrelated_batch_norm", input, group_size, weight, bias, eps, inverse_root, True)
 
 
+@mixed("first")
 def iter_norm(
     input: Tensor,
     group_size: int,
@@ -128,9 +129,9 @@ def _whitened(
     channels = x.array.shape[1]
     check_groups(op, "input", channels, size)
     if not x.array.size:
-        mean, projection = np.zeros(channels), np.zeros((channels // size, size, size))
-        of_x = (Tensor(a.astype(x.dtype.storage), x.dtype, x.device) for a in (mean, projection))
-        return (scaled(x, weight, bias), *of_x)  # type: ignore[return-value]  # two
+        mean = ops.zeros(channels, dtype=x.dtype, device=x.device)
+        projection = ops.zeros((channels // size, size, size), dtype=x.dtype, device=x.device)
+        return scaled(x, weight, bias), mean, projection
     count = x.array.size // channels
     least = size + 1 if full_rank else 2
     check_values(op, x, count, least, "use larger batches or smaller groups, or eval mode")

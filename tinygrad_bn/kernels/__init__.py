@@ -24,6 +24,7 @@ TOPICS = (
     "batch_norm_residual",
     "bn_block",
     "group_norm",
+    "half",
     "convolution",
     "direct_weight",
     "direct_weight_pixels",
@@ -43,6 +44,21 @@ TOPICS = (
     "winograd",
     "winograd_weight",
 )
+
+CPU_ONLY = frozenset(
+    {
+        "bn_block",
+        "depthwise_rows",
+        "direct_weight_pixels",
+        "linear_norm",
+        "panels",
+        "pieces",
+        "pointwise_weight",
+        "winograd",
+        "winograd_weight",
+    }
+)
+"""Topics that are ways of a processor with caches and vectors: a GPU does the same work by others' kernels."""
 
 
 @cache

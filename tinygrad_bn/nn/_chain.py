@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tinygrad_bn.core.mixed import plainly
 from tinygrad_bn.core.tensor import Tensor
 from tinygrad_bn.functional.convolution import geometry_of
 from tinygrad_bn.functional.normalisation import check_running, commit
@@ -76,7 +77,7 @@ def _accept(norm: Any, z: Tensor, statistics: Statistics) -> None:
 
 
 def _batch(x: object) -> bool:
-    return isinstance(x, Tensor) and x.array.ndim == 4 and x.array.size > 0
+    return isinstance(x, Tensor) and x.array.ndim == 4 and x.array.size > 0 and plainly(x)
 
 
 def convolve_norm(conv: Any, norm: Any, x: Tensor, activation: str) -> Tensor:

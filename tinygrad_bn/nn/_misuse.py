@@ -6,6 +6,7 @@ import warnings
 
 from tinygrad_bn import ops
 from tinygrad_bn.core.tensor import Tensor
+from tinygrad_bn.errors import outside
 from tinygrad_bn.ops._activations import activated
 from tinygrad_bn.ops.batch_norm_residual import check_residual
 
@@ -36,7 +37,7 @@ def beta(
         check_residual(x, residual)
     text = f"{op}: one value a channel in training, shape {x.array.shape}: the output is the bias.\n"
     hint = "Hint: use larger batches (drop_last=True), or eval mode."
-    warnings.warn(text + hint, RuntimeWarning, stacklevel=6)
+    warnings.warn(text + hint, RuntimeWarning, stacklevel=outside())
     shape = (1, x.array.shape[1]) + (1,) * (x.array.ndim - 2)
     never = ops.zeros((), dtype="bool", device=x.device)
     out = ops.zeros(shape, dtype=x.dtype, device=x.device) if bias is None else ops.reshape(bias, shape)

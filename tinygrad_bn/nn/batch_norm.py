@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import numpy as np
-
 from tinygrad_bn import ops
 from tinygrad_bn.core.dtype import int64
+from tinygrad_bn.core.mixed import mixed
+from tinygrad_bn.core.tally import Tally
 from tinygrad_bn.core.tensor import Tensor
 from tinygrad_bn.errors import ArgumentError, ShapeError, expected, wrong
 from tinygrad_bn.functional.masked import Axis, Form, checked_features
@@ -70,7 +70,7 @@ class BatchNorm(Module):
         self.activation = named("BatchNorm", activation, negative_slope)
         self.update_stats = True
         self.use_batch_stats: bool | None = None
-        self._skipped = np.zeros((), np.int64)
+        self._skipped = Tally()
         self._register(dtype, device, affine, affine and bias, track_running_stats)
         self.reset_parameters()
 
@@ -89,7 +89,7 @@ class BatchNorm(Module):
 
     def reset_running_stats(self) -> None:
         """Put the running statistics back to mean 0, variance 1, no batches."""
-        self._skipped[()] = 0
+        self._skipped.set(0)
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
         init.zeros_(self.running_mean)
@@ -171,6 +171,7 @@ class BatchNorm(Module):
             return self.training or self.running_mean is None
         return self.use_batch_stats
 
+    @mixed("first", direct=True)
     def _by_mode(
         self,
         input: Tensor,

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 
-from tinygrad_bn.core.dtype import float64
+from tinygrad_bn.core.dtype import float64, stored
 from tinygrad_bn.core.launch import launch
 from tinygrad_bn.core.random import Generator
 from tinygrad_bn.core.tensor import Tensor, wrap
 from tinygrad_bn.errors import ArgumentError, ShapeError, expected, wrong
-from tinygrad_bn.ops._common import is_floating
+from tinygrad_bn.ops._common import cast, is_floating
 from tinygrad_bn.ops.random import draw_into
 
 _GAINS = {
@@ -97,15 +97,15 @@ def trunc_normal_(
     first, last = (low, high) if flip > 0 else (-high, -low)
     wide = wrap(tensor.device.empty(tensor.array.shape, float64), tensor.device)
     draw_into("uniform", wide, float(ndtr(first)), float(ndtr(last)), generator)
-    values = (ndtri(wide.array) * flip * std + mean).clip(a, b)
-    launch(tensor.device.kernels.copy, values, tensor.array)
+    values = (ndtri(tensor.device.to_host(wide.array)) * flip * std + mean).clip(a, b)
+    launch(tensor.device.kernels.copy, cast(wrap(values, tensor.device), tensor.dtype).array, tensor.array)
     tensor.bump()
     return tensor
 
 
 def constant_(tensor: Tensor, val: float) -> Tensor:
     """Fill with one number; return the tensor."""
-    launch(tensor.device.kernels.fill, val, tensor.array)
+    launch(tensor.device.kernels.fill, stored(val, tensor.dtype), tensor.array)
     tensor.bump()
     return tensor
 

@@ -122,6 +122,14 @@ class Module(Tree):
         """Convert floating-point parameters and buffers to float32."""
         return self.to("float32")
 
+    def half(self) -> Self:
+        """Convert floating-point parameters and buffers to float16."""
+        return self.to("float16")
+
+    def bfloat16(self) -> Self:
+        """Convert floating-point parameters and buffers to bfloat16."""
+        return self.to("bfloat16")
+
     def double(self) -> Self:
         """Convert floating-point parameters and buffers to float64."""
         return self.to("float64")
@@ -129,6 +137,10 @@ class Module(Tree):
     def cpu(self) -> Self:
         """Move parameters and buffers to the CPU."""
         return self.to(device="cpu")
+
+    def cuda(self, device: Any = None) -> Self:
+        """Move parameters and buffers to the GPU."""
+        return self.to(device="cuda" if device in (None, 0) else device)
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
         """Start or stop recording on all parameters; return the module."""

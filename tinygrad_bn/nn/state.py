@@ -137,7 +137,10 @@ def _is_array(value: Any) -> bool:
 
 def _local(value: Any) -> Any:
     """An array, or a tensor of another library off its tape and in the host's memory."""
-    return value if isinstance(value, np.ndarray | np.generic) else value.detach().cpu()
+    if isinstance(value, np.ndarray | np.generic):
+        return value
+    local = value.detach().cpu()
+    return local.float() if str(value.dtype).endswith("bfloat16") else local  # which NumPy lacks
 
 
 def clear_gradient(tensor: Tensor, set_to_none: bool) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from tinygrad_bn import ops
-from tinygrad_bn.core.dtype import float64
+from tinygrad_bn.core.dtype import float32, float64
 from tinygrad_bn.core.launch import launch
 from tinygrad_bn.core.table import Table, dense, write_back
 from tinygrad_bn.core.tape import no_grad
@@ -14,6 +14,7 @@ from tinygrad_bn.core.tensor import Array, Tensor
 from tinygrad_bn.errors import ArgumentError, DTypeError, GradientError, wrong
 from tinygrad_bn.nn.bn_tools import convert, fold_bn, freeze_bn, momentum_from_keras, unfreeze_bn, update_bn
 from tinygrad_bn.nn.stateless import functional_call
+from tinygrad_bn.ops.inplace import copy_
 
 __all__ = [
     "clip_grad_norm_",
@@ -25,6 +26,8 @@ __all__ = [
     "unfreeze_bn",
     "update_bn",
 ]
+
+PIECE = 1 << 18  # elements that one block of a GPU adds up the squares of
 
 
 def clip_grad_norm_(
@@ -60,7 +63,8 @@ def clip_grad_norm_(
     Bengio 2013 (arXiv:1211.5063).
     """
     op = "clip_grad_norm_"
-    gradients = _gradients(op, parameters)
+    given = _gradients(op, parameters)
+    gradients = _widened(given)
     if not float(max_norm) >= 0:
         raise ArgumentError(wrong(op, "max_norm", "at least 0", max_norm))
     if not float(norm_type) > 0:
@@ -76,7 +80,10 @@ def clip_grad_norm_(
         factor = ops.clamp(ops.div(float(max_norm), ops.add(norm, 1e-6)), max=1.0)
         for group, table in zip(groups, tables, strict=True):
             _scale(group, table, ops.to(factor, device=table.device))
-    return ops.to(norm, gradients[0].dtype)
+        for gradient, wide in zip(given, gradients, strict=True):
+            if wide is not gradient:
+                copy_(gradient, wide)
+    return ops.to(norm, given[0].dtype)
 
 
 def _gradients(op: str, parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
@@ -85,6 +92,11 @@ def _gradients(op: str, parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
         if not isinstance(p, Tensor):
             raise DTypeError(wrong(op, "parameters", "Tensors", type(p).__name__))
     return [p._grad.alias() for p in given if p._grad is not None]
+
+
+def _widened(gradients: list[Tensor]) -> list[Tensor]:
+    """Gradients in float32 where they are of low precision."""
+    return [ops.to(g, float32) if g.dtype.low else g for g in gradients]
 
 
 def _by_kind(gradients: list[Tensor]) -> list[list[Tensor]]:
@@ -110,9 +122,17 @@ def _norm(gradients: list[Tensor], tables: list[Table], order: float) -> Tensor:
 
 
 def _square_sums(table: Table) -> Tensor:
+    if table.device.type == "cuda" and any(a.size > PIECE for a in table.arrays[0]):
+        table = _pieces(table)
     out = Tensor(table.device.empty((len(table.data),), float64), float64, table.device)
     launch(table.device.kernels.square_sums, table.data, table.like, out.array)
     return out
+
+
+def _pieces(table: Table) -> Table:
+    """The same elements in shorter arrays, of which a GPU adds up many at once: a block each."""
+    cuts = [(a.reshape(-1), i) for a in table.arrays[0] for i in range(0, a.size, PIECE)]
+    return Table([(a[i : i + PIECE],) for a, i in cuts], table.dtype, table.device)
 
 
 def _scale(group: list[Tensor], table: Table, factor: Tensor) -> None:

@@ -1,6 +1,7 @@
 """The differentiable operations. Each file holds a topic: rules (Nodes that state derivatives) beside the functions."""
 
 from tinygrad_bn.core import backward as _backward
+from tinygrad_bn.ops import _mixed as _mixed
 from tinygrad_bn.ops._common import axis as check_axis
 from tinygrad_bn.ops.activation import celu, elu, hardtanh, leaky_relu, prelu, selu
 from tinygrad_bn.ops.arithmetic import add, div, maximum, minimum, mul, neg, sub

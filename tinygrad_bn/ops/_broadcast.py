@@ -183,7 +183,7 @@ def _grouped(own: Shape, shape: Shape, groups: list[int]) -> Shape:
 
 def _expanded(x: Tensor, shape: Shape) -> Array:
     out = x.device.empty(shape, x.dtype)
-    launch(x.device.kernels.copy, np.broadcast_to(x.array, shape), out)
+    launch(x.device.kernels.copy, np.broadcast_to(x.array, shape, subok=True), out)
     return out
 
 

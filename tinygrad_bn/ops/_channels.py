@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from tinygrad_bn.core.dtype import float64
+from tinygrad_bn.core.dtype import DType, float32, float64
 from tinygrad_bn.core.launch import launch
 from tinygrad_bn.core.tensor import Array, Tensor, is_plain
 from tinygrad_bn.errors import DeviceError, DTypeError, ShapeError, expected, wrong
@@ -88,7 +88,7 @@ def check_channels(op: str, x: Tensor, name: str, t: Tensor) -> None:
     channels = x.array.shape[1]
     if t.array.shape != (channels,):
         raise ShapeError(expected(op, name, f"shape (C,) = ({channels},)", t.array.shape))
-    if t.dtype is not x.dtype:
+    if t.dtype is not x.dtype and not (t.dtype.low or x.dtype.low):
         hint = f"convert the layer with .to(tb.{x.dtype.name}), or the input with .to(tb.{t.dtype.name})"
         raise DTypeError(expected(op, name, f"dtype {x.dtype.name}, as input has", t.dtype.name, hint))
     if t.device is not x.device:
@@ -96,9 +96,14 @@ def check_channels(op: str, x: Tensor, name: str, t: Tensor) -> None:
         raise DeviceError(wrong(op, name, f"on device {x.device}, as the first argument is", str(t.device), hint))
 
 
+def own_type(dtype: DType) -> DType:
+    """The dtype of statistics, weight and bias of an input: float32 of low precision."""
+    return float32 if dtype.low else dtype
+
+
 def new_rows(x: Tensor) -> Array:
     """An uninitialised array for the rows of statistics, (4, C)."""
-    return x.device.empty((4, x.array.shape[1]), x.dtype)
+    return x.device.empty((4, x.array.shape[1]), own_type(x.dtype))
 
 
 class _Held(threading.local):
@@ -113,7 +118,12 @@ ONE_BLOCK = 256  # samples of (N, C) that are one block, and whose sums stay in 
 
 
 def scratch(x: Tensor, view: Array) -> Array:
-    """Workspace for the sums of each channel's parts: float64 of shape (C, P, 3), the next launch's too."""
+    """Workspace for the sums of each channel's parts: float64 of shape (C, P, 3), on the host the next launch's too."""
+    if x.device.type == "cuda":  # where launches of several streams may be under way
+        from tinygrad_bn.kernels.cuda.bn_launch import cuts as cuts_on_gpu
+
+        samples, channels, length = view.shape
+        return x.device.empty((channels, cuts_on_gpu(channels, samples, length), 3), float64)
     found = _held.arrays.get((x.device.type, view.shape))
     if found is None:
         samples, channels, length = view.shape

@@ -16,6 +16,7 @@ from tinygrad_bn.errors import ArgumentError, DeviceError, DTypeError, ShapeErro
 
 Scalar = bool | int | float
 _constants: dict[tuple[Any, ...], Tensor] = {}
+_tables: dict[tuple[Any, ...], Array] = {}  # on the GPU
 
 
 def is_tensor(op: str, name: str, value: object) -> Tensor:
@@ -49,6 +50,11 @@ def plain(x: Tensor) -> Array:
     return out
 
 
+def raw(array: Array, dtype: DType) -> Array:
+    """Return an array as kernels that only move elements take it: words, where it is of low precision."""
+    return dtypes.words(array) if dtype.low else array
+
+
 def new(shape: tuple[int, ...], dtype: DType, device: Device) -> Tensor:
     """Return an uninitialised tensor."""
     return Tensor(device.empty(shape, dtype), dtype, device)
@@ -63,19 +69,57 @@ def constant(value: Scalar, dtype: DType, device: Device) -> Tensor:
             _constants.clear()
         array = np.empty((), dtype.storage)
         try:
-            array[()] = value
+            array[()] = dtypes.stored(value, dtype) if dtype.low else value
         except OverflowError:
             raise DTypeError(f"a Python number must fit the tensor's dtype {dtype.name}. Got {value!r}.") from None
-        found = _constants[key] = Tensor(array, dtype, device)
+        found = _constants[key] = Tensor(device.kept(array), dtype, device)
     return found
+
+
+def table(host: Array, device: Device) -> Array:
+    """Return a small array of the host's as kernels of a device take it: kept there, never to be changed."""
+    if device.type != "cuda":
+        return host
+    key = (host.shape, host.dtype.char, host.tobytes())
+    found = _tables.get(key)
+    if found is None:
+        if len(_tables) > 4096:
+            device.synchronize()
+            _tables.clear()
+        found = _tables[key] = device.kept(host)
+    return found
+
+
+def number(x: Tensor) -> Any:
+    """Return a tensor's one element as a Python number: the host waits for it. Not of bfloat16."""
+    return x.device.to_host(x.array).item()
 
 
 def cast(x: Tensor, dtype: DType) -> Tensor:
     """Return the elements converted, off the tape; the tensor itself where there is nothing to convert."""
     if x.dtype is dtype:
         return x
+    if dtype.low:
+        return _narrowed(x if x.dtype is dtypes.float32 else cast(x, dtypes.float32), dtype)
+    if x.dtype.low:
+        return cast(_widened(x), dtype)
     out = new(x.array.shape, dtype, x.device)
     launch(x.device.kernels.copy, x.array, out.array)
+    return out
+
+
+def _widened(x: Tensor) -> Tensor:
+    """The elements of a low-precision tensor in float32."""
+    out = new(x.array.shape, dtypes.float32, x.device)
+    source = dtypes.words(plain(x)).reshape(-1)
+    launch(x.device.kernels.widen, source, x.dtype.kind, out.array.reshape(-1))
+    return out
+
+
+def _narrowed(x: Tensor, dtype: DType) -> Tensor:
+    """The elements of a float32 tensor rounded to low precision, to nearest, ties to even."""
+    out = new(x.array.shape, dtype, x.device)
+    launch(x.device.kernels.narrow, plain(x).reshape(-1), dtype.kind, dtypes.words(out.array).reshape(-1))
     return out
 
 
@@ -88,7 +132,8 @@ def operand(op: str, name: str, value: object, like: Tensor) -> Tensor:
     if isinstance(value, np.generic):
         return constant(value.item(), dtypes.promote_scalar(like.dtype, value.item()), like.device)
     if isinstance(value, np.ndarray):
-        return wrap(value, like.device, op)
+        found = wrap(value, like.device, op)
+        return cast(found, dtypes.float32) if found.dtype.low else found
     raise DTypeError(wrong(op, name, "a Tensor or a number", type(value).__name__))
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from tinygrad_bn.core.device import Device
 from tinygrad_bn.core.launch import launch
+from tinygrad_bn.core.mixed import Policy, gate
 from tinygrad_bn.core.tape import Gradients, MultiNode, Node, mode, nodes_of
 from tinygrad_bn.core.tensor import Tensor
 from tinygrad_bn.errors import ArgumentError, DeviceError, DTypeError, GradientError, expected, wrong
@@ -20,6 +21,7 @@ from tinygrad_bn.ops._parts import Whole
 from tinygrad_bn.ops._signature import Signature
 from tinygrad_bn.ops.creation import zeros
 
+_POLICY = Policy()
 REGISTERED: dict[str, CustomOp] = {}
 """The operations that were registered, by name."""
 
@@ -79,6 +81,9 @@ class CustomOp:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the forward kernel; return its output, or a tuple of them."""
+        return gate.run(_POLICY, self._call, args, kwargs) if gate.on else self._call(*args, **kwargs)
+
+    def _call(self, *args: Any, **kwargs: Any) -> Any:
         s = self.signature
         tensors, numbers = self._bound(args, kwargs)
         self._check(tensors)

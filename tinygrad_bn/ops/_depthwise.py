@@ -1,5 +1,6 @@
-"""Convolutions in groups of few channels on the CPU, depthwise ones above all: direct sums, and when they pay; see
-``kernels/cpu/depthwise_rows.py`` for the usual ones and ``kernels/cpu/depthwise.py`` for all others."""
+"""Convolutions in groups of few channels, depthwise ones above all: direct sums, and when they pay; see
+``kernels/cpu/depthwise_rows.py`` for the usual ones on the CPU and ``kernels/cpu/depthwise.py`` for all others, and
+``kernels/cuda/depthwise.py`` for all on a GPU, which needs no workspace but for parts of sums."""
 
 from __future__ import annotations
 
@@ -18,19 +19,20 @@ MOST = 4  # channels of a group, in and out, up to which sums by the channel bea
 PARTS = 16  # of the work on the gradient of the weights, from which the pool is used well
 LARGE = 1 << 25  # bytes: more than the caches hold
 LINE, WIDE = 64, 1 << 14  # bytes of a line of the caches; elements of the largest plane that is put together
+BLOCKS, WINDOWS = 1024, 4096  # on a GPU: blocks that keep it busy, windows of a part of a sum at least
 TOGETHER = 16  # channels of a sample that follow each other in one task: long runs of memory, sums in the first cache
 
 
 def pays(inputs: int, outputs: int, g: Geometry, device: Device) -> bool:
     """Whether a convolution of this geometry is computed directly, group by group; the same seen from either side."""
     few = g.groups in (inputs, outputs) or max(inputs, outputs) <= MOST * g.groups
-    return few and g.groups > 1 and device.type == "cpu"
+    return few and g.groups > 1 and device.type in ("cpu", "cuda")
 
 
-def by_rows(w: Array, g: Geometry) -> bool:
+def by_rows(w: Array, g: Geometry, device: Device) -> bool:
     """Whether rows in the lanes do (``kernels/cpu/depthwise_rows.py``), which need no transposition."""
     few = g.kernel == (3, 3) and g.stride in ((1, 1), (2, 2)) and g.dilation == (1, 1)
-    return few and w.shape[1] == 1
+    return few and w.shape[1] == 1 and device.type == "cpu"
 
 
 def _stage(out: Array, touched: int, dtype: DType, device: Device) -> Array:
@@ -44,9 +46,9 @@ def _stage(out: Array, touched: int, dtype: DType, device: Device) -> Array:
     return device.empty((max(1, pool.threads), length if wanted else 0), dtype)
 
 
-def both(inputs: int, outputs: int, w: Array, g: Geometry) -> bool:
+def both(inputs: int, outputs: int, w: Array, g: Geometry, device: Device) -> bool:
     """Whether the gradients of input and weights are computed together."""
-    return inputs == outputs and by_rows(w, g)
+    return inputs == outputs and by_rows(w, g, device)
 
 
 def _columns(g: Geometry) -> int:
@@ -73,9 +75,17 @@ def _pages(size: int, dtype: DType, device: Device) -> Array:
     return device.empty((max(size, POOLED // dtype.itemsize),), dtype)[:size]
 
 
+def _nothing(dtype: DType, device: Device) -> tuple[Array, Array]:
+    """Table and workspace of a GPU's kernels."""
+    return device.empty((0,), int64), device.empty((0,), dtype)
+
+
 def forward(x: Array, w: Array, bias: Array, out: Array, g: Geometry, dtype: DType, device: Device) -> None:
     """out = w ⋆ x + bias."""
-    if by_rows(w, g):
+    if device.type != "cpu":
+        launch(device.kernels.depthwise, x, w, bias, *g.steps, 1, *_nothing(dtype, device), out)
+        return
+    if by_rows(w, g, device):
         steps = (g.stride[0], *g.before, TOGETHER)
         launch(device.kernels.depthwise_rows, x, w, bias, *steps, _stage(out, x.nbytes, dtype, device), out)
         return
@@ -88,6 +98,9 @@ def forward(x: Array, w: Array, bias: Array, out: Array, g: Geometry, dtype: DTy
 
 def backward_input(gy: Array, w: Array, out: Array, g: Geometry, dtype: DType, device: Device) -> None:
     """out = the transposed convolution of gy."""
+    if device.type != "cpu":
+        launch(device.kernels.depthwise_input, gy, w, *g.steps, 1, *_nothing(dtype, device), out)
+        return
     (height, width), (kh, kw), (sh, sw), (dh, dw), (top, left) = g.input, g.kernel, g.stride, g.dilation, g.before
     each, columns = w.shape[0] // g.groups, g.output[1]
     more = sizes.before(kh, dh, sh, top) + sizes.after(sh, top)
@@ -101,6 +114,13 @@ def backward_input(gy: Array, w: Array, out: Array, g: Geometry, dtype: DType, d
 
 def backward_weight(gy: Array, x: Array, out: Array, g: Geometry, dtype: DType, device: Device) -> None:
     """out = the gradient of w in w ⋆ x."""
+    if device.type != "cpu":
+        sums = out.size * -(-g.taps // 9)
+        parts = max(1, min(-(-BLOCKS * g.taps // sums), x.shape[0] * g.length // WINDOWS))
+        table, work = _nothing(dtype, device)
+        partial = device.empty((parts if parts > 1 else 0, out.size), dtype)
+        launch(device.kernels.depthwise_weight, gy, x, *g.steps, 1, parts, table, partial, work, out)
+        return
     taps = out[0].size
     band, held = _band(g, out.shape[1])
     pixels = out.shape[1] * held * _columns(g) + band * g.output[1]

@@ -1,9 +1,11 @@
-"""Direct convolution and its gradient with respect to the input, for any geometry, by strips or by panels; see
-``kernels/direct.py`` and ``kernels/panels.py``."""
+"""Direct convolution and its gradient with respect to the input, for any geometry; on the CPU by strips or by panels,
+see ``kernels/direct.py`` and ``kernels/panels.py``, on a GPU by tiles of a product, see ``kernels/cuda/direct.py``."""
 
 from __future__ import annotations
 
 from functools import lru_cache
+
+import numpy as np
 
 from tinygrad_bn.core.device import Device
 from tinygrad_bn.core.dtype import DType, int64
@@ -30,6 +32,18 @@ def planned(turned: bool, g: Geometry, samples: int, channels: int, rows: int, i
     return plan(taps, stride, spread, (samples, channels), rows, g.groups, grid, itemsize, g.pointwise)
 
 
+@lru_cache(maxsize=1024)
+def _tables(turned: bool, g: Geometry, device: Device) -> tuple[Array, Array, Array]:
+    """The table of taps on a GPU, and the two that say how the CPU cuts the work, empty."""
+    if turned:
+        taps = taps_of_gradient(g.kernel, g.stride, g.before, g.dilation)
+    else:
+        taps = taps_of_windows(g.kernel, g.before, g.dilation)
+    table = np.array([(*tap, 0) for tap in taps], np.int64)
+    none = (np.empty((0, 5), np.int64), np.empty(0, np.int64))
+    return device.kept(table), *none
+
+
 def forward(x: Array, w: Array, bias: Array, out: Array, g: Geometry, dtype: DType, device: Device) -> None:
     """out = w ⋆ x + bias."""
     _convolve(x, w, bias, False, (*g.stride, 1, 1), out, g, dtype, device)
@@ -45,6 +59,10 @@ def _convolve(
     device: Device,
 ) -> None:  # fmt: skip
     n, c, r = x.shape[0], x.shape[1], out.shape[1]
+    if device.type != "cpu":
+        tables = _tables(turned, g, device)
+        launch(device.kernels.direct_convolution, x, w, bias, turned, *steps, *tables, device.empty((0, 0), dtype), out)
+        return
     found = planned(turned, g, n, c // g.groups, r // g.groups, dtype.itemsize)
     if g.pointwise:
         x, out = x.reshape(n, c, 1, -1), out.reshape(n, r, 1, -1)

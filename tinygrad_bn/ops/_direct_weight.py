@@ -1,5 +1,5 @@
-"""The gradient of a convolution's filters as a direct sum on the CPU: how it is cut; see
-``kernels/cpu/direct_weight.py``."""
+"""The gradient of a convolution's filters as a direct sum: how it is cut on the CPU, see
+``kernels/cpu/direct_weight.py``, and on a GPU, see ``kernels/cuda/direct_weight.py``."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ STRIP = 1 << 17  # elements of a strip, which shares the second-level cache with
 WIDE, NARROW = 256, 64  # taps of a range, at most and at least: so many products pay for laying out a block once more
 SUMS = 1 << 16  # products of a range with all outputs, which share the cache too: then a range may be wider
 TASKS = 8  # parts times ranges, where there is enough to share
+BLOCKS, WINDOWS, SIDE = 512, 1024, 128  # on a GPU: blocks that keep it busy, windows of a part at least, a block's side
 SHARE, SMALL = 8, 1 << 17  # what the parts may take, each as large as the filters: of x and gy; elements at any rate
 
 
@@ -131,9 +132,23 @@ def _pointwise(gy: Array, x: Array, out: Array, g: Geometry, dtype: DType, devic
     )  # fmt: skip
 
 
+def _on_gpu(gy: Array, x: Array, out: Array, g: Geometry, dtype: DType, device: Device) -> None:
+    """Sum so many parts of the windows side by side that the GPU is busy."""
+    depth, outputs = out.shape[1], out.shape[0] // g.groups
+    windows = x.shape[0] * g.length
+    tiles = g.groups * -(-outputs // SIDE) * -(-depth * g.taps // SIDE)
+    parts = max(1, min(-(-BLOCKS // tiles), windows // WINDOWS))
+    room = device.empty((parts if parts > 1 else 1, out.size if parts > 1 else 0), dtype)
+    none = device.empty((0,), int64), device.empty((0,), dtype)
+    launch(device.kernels.direct_weight, x, gy, *g.steps, x.shape[0], *g.output, depth, *none, room, out)
+
+
 def backward_weight(gy: Array, x: Array, out: Array, g: Geometry, dtype: DType, device: Device) -> None:
     """out = the gradient of w in w ⋆ x."""
     depth, outputs = out.shape[1], out.shape[0] // g.groups
+    if device.type != "cpu":
+        _on_gpu(gy, x, out, g, dtype, device)
+        return
     if g.taps == 1 and g.before == (0, 0) and min(depth, outputs) >= MANY:
         _pointwise(gy, x, out, g, dtype, device)
         return

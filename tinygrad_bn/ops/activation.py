@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from tinygrad_bn.core.mixed import mixed
 from tinygrad_bn.core.registry import operation
 from tinygrad_bn.core.tape import Gradients, Node, record
 from tinygrad_bn.core.tensor import Tensor
@@ -113,6 +114,7 @@ def hardtanh_backward(gy: Tensor, x: Tensor, low: float, high: float) -> Tensor:
     return record(HardTanhBackward, out, (gy, x), (x,), (low, high))
 
 
+@mixed(autocast="low")
 def prelu(input: Tensor, weight: Tensor) -> Tensor:
     """Return input where it is above 0, weight · input elsewhere.
 
@@ -170,6 +172,7 @@ def elu(input: Tensor, alpha: float = 1.0) -> Tensor:
     return _elu("elu", input, alpha, 1.0, 1.0)
 
 
+@mixed()
 def selu(input: Tensor) -> Tensor:
     """Return λ · elu(input, α), with λ and α such that mean 0 and variance 1 are kept from layer to layer.
 
@@ -180,6 +183,7 @@ def selu(input: Tensor) -> Tensor:
     return _elu("selu", input, SELU_ALPHA * SELU_SCALE, SELU_SCALE, 1.0)
 
 
+@mixed()
 def celu(input: Tensor, alpha: float = 1.0) -> Tensor:
     """Return input where it is above 0, alpha (e^(input / alpha) - 1) elsewhere: smooth for every alpha.
 

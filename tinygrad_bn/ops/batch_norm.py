@@ -16,7 +16,7 @@ from tinygrad_bn.core.tensor import Array, Tensor
 from tinygrad_bn.errors import ArgumentError
 from tinygrad_bn.ops import arithmetic, functions, movement, sums
 from tinygrad_bn.ops._activations import ACTIVATIONS, LEAKY, RELU, activation_code, slope_of
-from tinygrad_bn.ops._channels import ONE_BLOCK, check, in_layout, new_rows, paired, scratch
+from tinygrad_bn.ops._channels import ONE_BLOCK, check, in_layout, new_rows, own_type, paired, scratch
 from tinygrad_bn.ops._common import new, plain
 from tinygrad_bn.ops._norm_gradients import axes_of, gradients_of
 from tinygrad_bn.ops.composite import through_composite
@@ -57,7 +57,7 @@ class Statistics:
 
 def or_nothing(t: Tensor | None, x: Tensor) -> Tensor:
     """A weight or bias, or what stands for its absence."""
-    return NOTHING[x.dtype.name] if t is None else t
+    return NOTHING[own_type(x.dtype).name] if t is None else t
 
 
 def single_value(x: Tensor) -> ArgumentError:
@@ -136,12 +136,13 @@ def train_unchecked(
     count = array.size // channels if channels else 0
     if count == 1:
         raise single_value(x)
-    w = NOTHING[dtype.name] if weight is None else weight
-    b = NOTHING[dtype.name] if bias is None else bias
+    own = own_type(dtype)
+    w = NOTHING[own.name] if weight is None else weight
+    b = NOTHING[own.name] if bias is None else bias
     gain = w.array if w.contiguous_array else plain(w)
     beta = b.array if b.contiguous_array else plain(b)
-    rows = device.empty((4, channels), dtype)
-    if len(shape) == 2 and shape[0] <= ONE_BLOCK and x.contiguous_array:
+    rows = device.empty((4, channels), own)
+    if len(shape) == 2 and shape[0] <= ONE_BLOCK and x.contiguous_array and device.type != "cuda":
         out = device.empty(shape, dtype)
         y = Tensor(out, dtype, device)
         if count:
@@ -200,13 +201,14 @@ def batch_norm_backward(
     array, dtype, device = x.array, x.dtype, x.device
     shape = array.shape
     size = shape[1:2]
-    gweight = gradient_buffer(homes[0], size, dtype, device)
-    gbias = gradient_buffer(homes[1], size, dtype, device)
+    own = own_type(dtype)
+    gweight = gradient_buffer(homes[0], size, own, device)
+    gbias = gradient_buffer(homes[1], size, own, device)
     gain = weight.array if weight.contiguous_array else plain(weight)
     beta = bias.array if bias.contiguous_array else plain(bias)
     rows, act, kernels = statistics.rows, ACTIVATIONS[activation], device.kernels
     slope = 0 if act <= RELU else 0.0 if act != LEAKY else slope_of(activation)
-    if len(shape) == 2 and shape[0] <= ONE_BLOCK and x.contiguous_array:
+    if len(shape) == 2 and shape[0] <= ONE_BLOCK and x.contiguous_array and device.type != "cuda":
         out = device.empty(shape, dtype)
         gx = Tensor(out, dtype, device)
         g = gy.array if gy.contiguous_array else plain(gy)
@@ -316,8 +318,8 @@ def batch_norm_eval_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of ``batch_norm_eval`` with respect to x, weight and bias."""
     view, gx, out, innermost = paired(x)
-    channels = x.array.shape[1]
-    gweight, gbias = new((channels,), x.dtype, x.device), new((channels,), x.dtype, x.device)
+    size, own = x.array.shape[1:2], own_type(x.dtype)
+    gweight, gbias = new(size, own, x.device), new(size, own, x.device)
     if view.size:
         launch(
             x.device.kernels.batch_norm_eval_backward, in_layout(gy, innermost), view, plain(weight), plain(bias),

@@ -17,7 +17,7 @@ from tinygrad_bn.core.tensor import Tensor
 from tinygrad_bn.errors import DTypeError, ShapeError, expected
 from tinygrad_bn.ops import arithmetic, functions, movement, sums
 from tinygrad_bn.ops._activations import ACTIVATIONS, activation_code, slope_of, through, through_output, told_by_output
-from tinygrad_bn.ops._channels import check, empty_as, in_layout, new_rows, paired, scratch
+from tinygrad_bn.ops._channels import check, empty_as, in_layout, new_rows, own_type, paired, scratch
 from tinygrad_bn.ops._common import is_tensor, plain, same_device
 from tinygrad_bn.ops._norm_gradients import axes_of, gradients_of
 from tinygrad_bn.ops.batch_norm import (
@@ -188,7 +188,7 @@ def batch_norm_residual_backward(
     view, gx, out, innermost = paired(x)
     gresidual, gout = empty_as(x, view, innermost)
     size = x.array.shape[1:2]
-    gweight, gbias = (gradient_buffer(home, size, x.dtype, x.device) for home in homes)
+    gweight, gbias = (gradient_buffer(home, size, own_type(x.dtype), x.device) for home in homes)
     if view.size:
         launch(
             x.device.kernels.batch_norm_residual_backward, in_layout(gy, innermost), view, in_layout(kept, innermost),
@@ -297,7 +297,7 @@ def batch_norm_residual_eval_backward(
     view, gx, out, innermost = paired(x)
     gresidual, gout = empty_as(x, view, innermost)
     size = x.array.shape[1:2]
-    gweight, gbias = (gradient_buffer(None, size, x.dtype, x.device) for _ in range(2))
+    gweight, gbias = (gradient_buffer(None, size, own_type(x.dtype), x.device) for _ in range(2))
     if view.size:
         launch(
             x.device.kernels.batch_norm_residual_eval_backward,

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from tinygrad_bn.core.backward import grad
+from tinygrad_bn.core.dtype import float32
 from tinygrad_bn.core.tape import Gradients, Node, enable_grad, mode
 from tinygrad_bn.core.tensor import Tensor
+from tinygrad_bn.ops._operands import convert
 
 
 class Gate(Node):
@@ -25,7 +27,7 @@ def through_composite(
     """Return the gradients of ``function(*inputs)`` with respect to its inputs, by recording and differentiating it.
 
     Where the running backward pass is recorded (``create_graph``), so are these, through the inputs' own nodes: the
-    derivatives of any order follow.
+    derivatives of any order follow. Inputs of low precision are widened for the function, as the fused kernel does.
     """
     create = mode.grad
     local = [t.alias() for t in inputs]
@@ -35,9 +37,10 @@ def through_composite(
         else:
             behind.requires_grad = True
     with enable_grad():
-        out = function(*local)
+        out = function(*[convert(t, float32) if t.dtype.low else t for t in local])
     outs = (out,) if isinstance(out, Tensor) else tuple(out)
-    wanted = [(o, g) for o, g in zip(outs, cotangents, strict=True) if g is not None and o.node is not None]
+    pairs = zip(outs, cotangents, strict=True)
+    wanted = [(o, convert(g, o.dtype)) for o, g in pairs if g is not None and o.node is not None]
     if not wanted:
         return (None,) * len(inputs)
     return grad([o for o, _ in wanted], local, [g for _, g in wanted], create_graph=create, allow_unused=True)

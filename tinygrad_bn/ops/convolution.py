@@ -28,6 +28,7 @@ from tinygrad_bn.ops.matmul import NO_BIAS
 from tinygrad_bn.ops.movement import contiguous
 
 COLUMNS = 1 << 20  # elements of the columns of one chunk, unless one sample has more
+GPU_COLUMNS = 1 << 26  # the same on a GPU, whose launches cost more and whose caches are larger
 LONG = 64  # windows from which one product a sample is as good as one a chunk
 
 
@@ -158,7 +159,7 @@ def convolution_weight(gy: Tensor, x: Tensor, geometry: Geometry) -> Tensor:
 def _shared(gy: Tensor, x: Tensor, weight: Tensor, g: Geometry) -> bool:
     """Whether one pass over gy computes the gradients of x and weight."""
     inputs, outputs = x.array.shape[1], gy.array.shape[1]
-    if not (_depthwise.both(inputs, outputs, weight.array, g) and gy.array.size and x.array.size):
+    if not (_depthwise.both(inputs, outputs, weight.array, g, gy.device) and gy.array.size and x.array.size):
         return False
     return algorithm(inputs, outputs, g, gy.dtype, gy.device) == "depthwise"
 
@@ -176,7 +177,7 @@ def _both_gradients(gy: Tensor, x: Tensor, weight: Tensor, g: Geometry) -> tuple
 def _chunks(samples: int, depth: int, g: Geometry, dtype: DType, device: Device) -> Iterator[tuple[int, int, Array]]:
     """Cut the batch: the first sample, how many, and room for their columns, (depth, samples · windows) flat."""
     each = depth * g.length
-    step = min(samples, max(1, COLUMNS // each))
+    step = min(samples, max(1, (GPU_COLUMNS if device.type == "cuda" else COLUMNS) // each))
     room = device.empty((step * each,), dtype)
     for first in range(0, samples, step):
         count = min(step, samples - first)

@@ -11,6 +11,7 @@ devices and dtypes; trips are saved where the convolution goes by Winograd's alg
 from __future__ import annotations
 
 from tinygrad_bn.core.launch import launch
+from tinygrad_bn.core.mixed import mixed
 from tinygrad_bn.core.registry import operation
 from tinygrad_bn.core.tape import Gradients, Node, mode, record
 from tinygrad_bn.core.tensor import Array, Tensor
@@ -42,6 +43,7 @@ def shares_trips(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
     return x.array.size > 0 and algorithm(inputs, outputs, geometry, x.dtype, x.device) == "winograd"
 
 
+@mixed("first")
 def convolution_moments(x: Tensor, weight: Tensor, geometry: Geometry, eps: float) -> tuple[Tensor, Statistics]:
     """Return ``convolution`` without a bias, and its results' batch statistics."""
     if not shares_trips(x, weight, geometry):
@@ -61,6 +63,7 @@ def _launch(x: Tensor, norm: _winograd.Norm, weight: Tensor, g: Geometry, eps: f
     return out, Statistics(rows, out.size // out.shape[1])
 
 
+@mixed("first")
 def statistics_of(x: Tensor, eps: float) -> Statistics:
     """The batch statistics of x, of at least two axes, off the tape."""
     channels = x.array.shape[1]
@@ -71,6 +74,7 @@ def statistics_of(x: Tensor, eps: float) -> Statistics:
     return statistics
 
 
+@mixed("first")
 def batch_norm_given(
     x: Tensor,
     statistics: Statistics,

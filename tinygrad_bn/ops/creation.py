@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from tinygrad_bn.core.device import as_device
-from tinygrad_bn.core.dtype import DType, as_dtype, get_default_dtype, int64
+from tinygrad_bn.core.dtype import DType, as_dtype, float32, get_default_dtype, int64, numbers, stored
 from tinygrad_bn.core.launch import launch
 from tinygrad_bn.core.tensor import Tensor, set_requires_grad, wrap
 from tinygrad_bn.errors import ArgumentError, DTypeError, ShapeError, wrong
-from tinygrad_bn.ops._common import as_shape, is_tensor, new
+from tinygrad_bn.ops._common import as_shape, cast, is_tensor, new
 from tinygrad_bn.ops.movement import to
 
 Shape = tuple[int, ...]
@@ -42,8 +42,16 @@ def tensor(data: Any, *, dtype: Any = None, device: Any = None, requires_grad: b
 
 def _copied(data: Any, dtype: Any, device: Any) -> Tensor:
     wanted = None if dtype is None else as_dtype(dtype, "tensor")
+    if not isinstance(data, Tensor) and hasattr(data, "__cuda_array_interface__"):
+        data = _on_gpu(data, "tensor")
+    if isinstance(data, Tensor) and device is None and data.device.type == "cuda":
+        device = data.device
     place = as_device(device, "tensor")
+    if isinstance(data, Tensor) and (data.dtype.low or "cuda" in (data.device.type, place.type)):
+        return to(data.alias(), dtype=wanted, device=place, copy=True)
     source = wrap(_numbers(data, wanted is not None), place)
+    if wanted is not None and wanted is not source.dtype and (wanted.low or source.dtype.low):
+        return cast(source, wanted)
     out = new(source.array.shape, wanted or source.dtype, place)
     launch(place.kernels.copy, source.array, out.array)
     return out
@@ -52,7 +60,7 @@ def _copied(data: Any, dtype: Any, device: Any) -> Tensor:
 def _numbers(data: Any, exact: bool) -> np.ndarray[Any, Any]:
     """The data as an array; Python floats in the default dtype unless they are to be kept exact, ints in int64."""
     if isinstance(data, Tensor):
-        return data.array
+        return numbers(data.device.to_host(data.array), data.dtype)
     if isinstance(data, np.ndarray | np.generic):
         return np.asarray(data)
     if isinstance(data, list | tuple) and any(isinstance(d, Tensor | np.ndarray) for d in data):
@@ -87,12 +95,41 @@ def from_numpy(array: np.ndarray[Any, Any]) -> Tensor:
 
 
 def from_dlpack(data: Any) -> Tensor:
-    """Return a tensor that shares the memory of another library's CPU tensor, through DLPack."""
-    return wrap(np.from_dlpack(data), op="from_dlpack")
+    """Return a tensor that shares the memory of another library's, on the CPU or the GPU, through DLPack.
+
+    On the GPU the current stream waits for what computes the data; one that may not be written to is copied.
+
+    Raises
+    ------
+    DeviceError
+        If the data is elsewhere, or there is no GPU.
+    DTypeError
+        If its elements have no dtype here.
+    """
+    found = getattr(data, "__dlpack_device__", None)
+    if found is None:
+        raise DTypeError(wrong("from_dlpack", "data", "an object with __dlpack__", type(data).__name__))
+    kind, number = map(int, found())
+    if kind not in (2, 13):  # CUDA's memory, or its managed memory
+        return wrap(np.from_dlpack(data), op="from_dlpack")
+    as_device(f"cuda:{number}", "from_dlpack")
+    from tinygrad_bn.core import exchange
+
+    return exchange.from_dlpack(data)
+
+
+def _on_gpu(data: Any, op: str) -> Tensor:
+    """Another library's array on the GPU, shared."""
+    as_device("cuda", op)
+    from tinygrad_bn.core import exchange
+
+    return exchange.from_interface(data, op)
 
 
 def as_tensor(data: Any, *, dtype: Any = None, device: Any = None) -> Tensor:
-    """Return the data as a tensor, sharing memory where it can."""
+    """Return the data as a tensor, sharing memory where it can; GPU arrays by ``__cuda_array_interface__``."""
+    if not isinstance(data, Tensor) and hasattr(data, "__cuda_array_interface__"):
+        data = _on_gpu(data, "as_tensor")
     if isinstance(data, Tensor):
         return to(data, dtype=dtype, device=device)
     if isinstance(data, np.ndarray):
@@ -105,7 +142,7 @@ def _filled(op: str, shape: Shape, value: Any, dtype: DType, device: Any, requir
         raise ShapeError(wrong(op, "size", "extents of at least 0", shape))
     out = new(shape, dtype, as_device(device, op))
     if value is not None:
-        launch(out.device.kernels.fill, value, out.array)
+        launch(out.device.kernels.fill, stored(value, dtype) if dtype.low else value, out.array)
     if requires_grad:
         set_requires_grad(out, True)
     return out
@@ -191,8 +228,9 @@ def arange(
     whole = all(isinstance(v, int) for v in (start, end, step))
     wanted = (int64 if whole else get_default_dtype()) if dtype is None else as_dtype(dtype, "arange")
     count = -((start - end) // step) if whole else int(np.ceil((end - start) / step))
-    out = _filled("arange", (int(count),), None, wanted, device, False)
+    out = _filled("arange", (int(count),), None, float32 if wanted.low else wanted, device, False)
     launch(out.device.kernels.arange, start, step, out.array)
+    out = cast(out, wanted)
     if requires_grad:
         set_requires_grad(out, True)
     return out
@@ -205,8 +243,9 @@ def linspace(
     if steps < 0:
         raise ArgumentError(wrong("linspace", "steps", "at least 0", steps))
     wanted = get_default_dtype() if dtype is None else as_dtype(dtype, "linspace")
-    out = _filled("linspace", (steps,), None, wanted, device, False)
+    out = _filled("linspace", (steps,), None, float32 if wanted.low else wanted, device, False)
     launch(out.device.kernels.linspace, float(start), float(end), out.array)
+    out = cast(out, wanted)
     if requires_grad:
         set_requires_grad(out, True)
     return out
@@ -216,8 +255,9 @@ def eye(n: int, m: int | None = None, *, dtype: Any = None, device: Any = None, 
     """Return a matrix of shape (n, m), by default square, with ones on its diagonal and zeros elsewhere."""
     wanted = get_default_dtype() if dtype is None else as_dtype(dtype, "eye")
     out = _filled("eye", (n, n if m is None else m), 0, wanted, device, False)
-    diagonal = np.einsum("ii->i", out.array[: min(out.array.shape), : min(out.array.shape)])
-    launch(out.device.kernels.fill, 1, diagonal)
+    columns = out.array.shape[1]
+    diagonal = out.array.reshape(-1)[: min(out.array.shape) * columns : columns + 1]
+    launch(out.device.kernels.fill, stored(1, wanted) if wanted.low else 1, diagonal)
     if requires_grad:
         set_requires_grad(out, True)
     return out

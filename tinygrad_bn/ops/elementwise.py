@@ -17,6 +17,7 @@ from tinygrad_bn.core import dtype as dtypes
 from tinygrad_bn.core.device import Device
 from tinygrad_bn.core.dtype import DType, get_default_dtype
 from tinygrad_bn.core.launch import launch
+from tinygrad_bn.core.mixed import Policy, gate
 from tinygrad_bn.core.tape import Gradients, MultiNode, Node, nodes_of
 from tinygrad_bn.core.tensor import Tensor, wrap
 from tinygrad_bn.errors import ArgumentError, DTypeError, wrong
@@ -28,6 +29,7 @@ from tinygrad_bn.ops._common import Scalar, constant, same_device
 from tinygrad_bn.ops._operands import convert, fit
 
 Numbers = tuple[float, ...]
+_POLICY = Policy()
 
 
 class _Rule(MultiNode):
@@ -150,6 +152,9 @@ class Elementwise:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return the function of each element; of several results, a tuple."""
+        return gate.run(_POLICY, self._call, args, kwargs) if gate.on else self._call(*args, **kwargs)
+
+    def _call(self, *args: Any, **kwargs: Any) -> Any:
         if len(args) != len(self.operands) or (kwargs and not kwargs.keys() <= self.settings.keys()):
             args, kwargs = self._bound(args, kwargs)
         numbers = self._numbers(kwargs) if self.settings else ()

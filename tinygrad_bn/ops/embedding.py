@@ -9,7 +9,7 @@ from tinygrad_bn.core.tape import Gradients, Node, record
 from tinygrad_bn.core.tensor import Tensor
 from tinygrad_bn.errors import ArgumentError, ShapeError, expected, wrong
 from tinygrad_bn.ops import arithmetic, comparison, indexing, movement
-from tinygrad_bn.ops._common import axis, is_tensor, new, plain
+from tinygrad_bn.ops._common import axis, is_tensor, new, number, plain, raw
 from tinygrad_bn.ops._layout import product
 from tinygrad_bn.ops.creation import arange, ones
 from tinygrad_bn.ops.gathering import checked, is_index
@@ -106,7 +106,8 @@ def embedding(
     positions = checked("embedding", at, size)
     flat = positions.alias(positions.array.reshape(-1))
     out = new((at.array.size, width), table.dtype, table.device)
-    launch(table.device.kernels.take_rows, plain(table), flat.array, out.array)
+    dtype = table.dtype
+    launch(table.device.kernels.take_rows, raw(plain(table), dtype), flat.array, raw(out.array, dtype))
     constants = ((size, width), padding_idx, scale_grad_by_freq)
     return movement.reshape(record(Embedding, out, (table,), (flat,), constants), (*at.array.shape, width))
 
@@ -140,7 +141,7 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
         if not classes.array.size:
             raise ArgumentError(wrong(op, "num_classes", "given for an empty tensor", num_classes))
         reads_values("one_hot without num_classes")
-        num_classes = max(int(max_(classes).array[()]) + 1, 1)
+        num_classes = max(int(number(max_(classes))) + 1, 1)
     elif num_classes < 1:
         raise ArgumentError(wrong(op, "num_classes", "at least 1, or -1", num_classes))
     column = movement.unsqueeze(checked(op, classes, num_classes), -1)

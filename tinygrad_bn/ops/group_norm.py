@@ -254,6 +254,12 @@ def _cuts(view: View) -> int:
     return max(1, min(most, 16, size >> 13))
 
 
+def _cuts_on_gpu(view: View) -> int:
+    from tinygrad_bn.kernels.cuda.group_norm import cuts
+
+    return cuts(view[0], view[1] * view[2], view[3]) if product(view) else 1
+
+
 @operation(GroupNormBackward)
 def group_norm_backward(
     gy: Tensor, x: Tensor, weight: Tensor, bias_shape: tuple[int, ...], view: View, rows: Array, eps: float
@@ -266,7 +272,7 @@ def group_norm_backward(
     dtype, device = x.dtype, x.device
     gx = new(x.array.shape, dtype, device)
     gweight, gbias = new(weight.array.shape, dtype, device), new(bias_shape, dtype, device)
-    scratch = (_cuts(view), 2, view[1] * view[2])
+    scratch = (_cuts_on_gpu(view) if device.type == "cuda" else _cuts(view), 2, view[1] * view[2])
     if gx.array.size:
         wanted = view[3] == 1 and gweight.array.size + gbias.array.size > 0
         launch(

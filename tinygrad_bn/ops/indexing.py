@@ -18,7 +18,7 @@ from tinygrad_bn.core.tensor import Array, Tensor, wrap
 from tinygrad_bn.errors import DTypeError, IndexRangeError, ShapeError, expected, wrong
 from tinygrad_bn.ops import _operands, movement
 from tinygrad_bn.ops._broadcast import broadcast_shape
-from tinygrad_bn.ops._common import is_tensor, new, operand, plain, same_device
+from tinygrad_bn.ops._common import is_tensor, new, number, operand, plain, raw, same_device, table
 from tinygrad_bn.ops._layout import Shape, product
 
 BASIC = (int, np.integer, slice, type(None), type(Ellipsis))
@@ -38,7 +38,7 @@ def _item(item: Any) -> Any:
             raise DTypeError(wrong("indexing", "index", "an integer or boolean tensor", item.dtype.name))
         if item.dtype is not bool_ and item.array.ndim == 0:
             reads_values("indexing by a tensor without axes")
-            return int(item.array[()])
+            return int(number(item))
     elif not isinstance(item, BASIC):
         want = "an int, slice, None, Ellipsis, tensor, array or list"
         raise DTypeError(wrong("indexing", "index", want, type(item).__name__))
@@ -115,7 +115,7 @@ def _positions(x: Tensor, items: tuple[Any, ...]) -> tuple[Tensor, int]:
     shape = x.array.shape[:axes]
     every = np.arange(product(shape)).reshape(shape)
     try:
-        found = every[tuple(i.array if isinstance(i, Tensor) else i for i in items)]
+        found = every[tuple(i.device.to_host(i.array) if isinstance(i, Tensor) else i for i in items)]
     except IndexError as error:
         raise IndexRangeError(f"indexing: {error}. Got an index into shape {x.array.shape}.") from None
     return wrap(np.ascontiguousarray(found), x.device), axes
@@ -126,10 +126,11 @@ def _ravelled(x: Tensor, items: tuple[Tensor, ...]) -> Tensor:
     shape = broadcast_shape("indexing", [i.array.shape for i in items])
     kernels = x.device.kernels
     together = x.device.empty((len(items), *shape), int64)
-    for row, i in zip(together, items, strict=True):
-        launch(kernels.copy, np.broadcast_to(i.array, shape), row)
+    for n, i in enumerate(items):
+        array = i.array if i.device is x.device else movement.to(i, device=x.device).array
+        launch(kernels.copy, np.broadcast_to(array, shape, subok=True), together[n])
     out = new(shape, int64, x.device)
-    extents = np.array(x.array.shape[: len(items)], np.int64)
+    extents = table(np.array(x.array.shape[: len(items)], np.int64), x.device)
     flat = together.reshape(len(items), -1) if out.array.size else together.reshape(len(items), 0)
     launch_checked(x.device, "indexing", kernels.ravel_index, flat, extents, out.array.reshape(-1))
     return out
@@ -149,7 +150,8 @@ class TakeRows(Node):
 def take_rows(input: Tensor, positions: Tensor) -> Tensor:
     """Return rows of a (S, R) tensor by valid positions (M,) int64."""
     out = new((positions.array.shape[0], input.array.shape[1]), input.dtype, input.device)
-    launch(input.device.kernels.take_rows, plain(input), positions.array, out.array)
+    source, into = raw(plain(input), input.dtype), raw(out.array, input.dtype)
+    launch(input.device.kernels.take_rows, source, positions.array, into)
     return record(TakeRows, out, (input,), (positions,), (input.array.shape,))
 
 
@@ -211,8 +213,8 @@ def take_along(input: Tensor, positions: Tensor, dim: int) -> Tensor:
     out = new(positions.array.shape, input.dtype, input.device)
     a, b = product(shape[:dim]), product(shape[dim + 1 :])
     m = positions.array.shape[dim]
-    view = out.array.reshape(a, m, b)
-    source = plain(input).reshape(a, shape[dim], b)
+    view = raw(out.array, input.dtype).reshape(a, m, b)
+    source = raw(plain(input), input.dtype).reshape(a, shape[dim], b)
     launch(input.device.kernels.take_along, source, plain(positions).reshape(a, m, b), view)
     return record(TakeAlong, out, (input,), (positions,), (dim, shape))
 
@@ -246,6 +248,8 @@ def assigned(x: Tensor, value: Any) -> Tensor:
     """What is written into elements of x, as a tensor on its device without leading axes of extent 1."""
     v = operand("indexing", "value", value, x)
     same_device("indexing", x, "value", v)
+    if v.dtype is not x.dtype and (v.dtype.low or x.dtype.low):
+        v = movement.to(v, x.dtype)
     shape = v.array.shape
     lead = next((i for i, n in enumerate(shape) if n != 1), len(shape))
     return movement.reshape(v, shape[lead:]) if lead else v
@@ -264,11 +268,11 @@ def write(x: Tensor, items: tuple[Any, ...], value: Tensor) -> None:
     shape = positions.array.shape + rest
     _fits(value, shape)
     source = x.device.empty(shape, x.dtype)
-    launch(kernels.copy, np.broadcast_to(value.array, shape), source)
+    launch(kernels.copy, np.broadcast_to(value.array, shape, subok=True), source)
     target = plain(x)
     flat = target.reshape(product(x.array.shape[:axes]), product(rest))
     at = positions.array.reshape(-1)
-    launch(kernels.put_rows, source.reshape(at.size, product(rest)), at, flat)
+    launch(kernels.put_rows, raw(source, x.dtype).reshape(at.size, product(rest)), at, raw(flat, x.dtype))
     if target is not x.array:
         launch(kernels.copy, target, x.array)
 

@@ -49,6 +49,8 @@ def _assign(op: str, x: Tensor, result: Tensor) -> Tensor:
         raise ShapeError(expected(op, "other", f"a shape that broadcasts to {x.array.shape}", result.array.shape))
     if result.dtype is not x.dtype and result.dtype.is_floating_point and not x.dtype.is_floating_point:
         raise DTypeError(f"{op}: a result of dtype {result.dtype.name} cannot be written into {x.dtype.name}.")
+    if result.dtype is not x.dtype and (x.dtype.low or result.dtype.low):
+        result = movement.to(result, x.dtype)
     _keep_old_values(x, result)
     launch(x.device.kernels.copy, result.array, x.array)
     x.bump()
@@ -60,6 +62,8 @@ def _assign(op: str, x: Tensor, result: Tensor) -> Tensor:
 def _keep_old_values(x: Tensor, result: Tensor) -> None:
     """Where the operation has saved the very tensor that it is about to overwrite, save a copy instead."""
     node = result.node
+    while isinstance(node, movement.Cast) and node.inputs[0] is not None:  # of a result that was rounded
+        node = node.inputs[0]
     if node is None or not node.saved or not any(s is x for s in node.saved):
         return
     old = movement.clone(x.alias())

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 
+from tinygrad_bn.core.dtype import promote
 from tinygrad_bn.core.launch import launch
+from tinygrad_bn.core.mixed import gate
 from tinygrad_bn.core.registry import operation
 from tinygrad_bn.core.tape import Gradients, MultiNode, Node, nodes_of, record
 from tinygrad_bn.core.tensor import Tensor
@@ -12,7 +15,7 @@ from tinygrad_bn.errors import ArgumentError, DTypeError, ShapeError, expected, 
 from tinygrad_bn.ops._common import axis, is_tensor, new, same_device
 from tinygrad_bn.ops._layout import Shape
 from tinygrad_bn.ops.creation import zeros
-from tinygrad_bn.ops.movement import clone, reshape
+from tinygrad_bn.ops.movement import clone, reshape, to
 
 
 class Cat(Node):
@@ -37,7 +40,8 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     Parameters
     ----------
     tensors : sequence of Tensor
-        Of one dtype and device; shapes equal but for ``dim``.
+        Of one dtype and device, or of several floating-point dtypes of which some are low precision; shapes equal but
+        for ``dim``.
 
     Raises
     ------
@@ -47,6 +51,10 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     if not given:
         raise ArgumentError("cat: 'tensors' must hold at least one tensor. Got none.")
     first = given[0]
+    if gate.on and any(t.dtype.low for t in given) and all(t.dtype.is_floating_point for t in given):
+        common = reduce(promote, [t.dtype for t in given])
+        given = [to(t, common) for t in given]
+        first = given[0]
     d = axis("cat", dim, first.array.ndim)
     shape = first.array.shape
     if not shape:

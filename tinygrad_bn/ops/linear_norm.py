@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tinygrad_bn.core.backward import grad
 from tinygrad_bn.core.launch import launch
+from tinygrad_bn.core.mixed import plainly
 from tinygrad_bn.core.registry import operation
 from tinygrad_bn.core.tape import Gradients, MultiNode, Node, gradient_buffer, mode, nodes_of
 from tinygrad_bn.core.tensor import Tensor
@@ -20,12 +21,14 @@ LARGE = 1 << 24  # elements of a weight from which BLAS is faster
 def linear_norm_fits(x: object, weight: Tensor, *channels: Tensor | None) -> bool:
     """Whether ``linear_batch_norm`` takes these: an input (M, K) of 2 to MOST rows, a weight (N, K) of less than LARGE
     elements, vectors (N,), all of one dtype on one device, matrices C-contiguous."""
-    if not (isinstance(x, Tensor) and x.contiguous_array and weight.contiguous_array):
+    if not (isinstance(x, Tensor) and x.contiguous_array and weight.contiguous_array and plainly(x)):
         return False
     shape, wshape, dtype, device = x.array.shape, weight.array.shape, x.dtype, x.device
     if not (len(shape) == 2 and 2 <= shape[0] <= MOST and shape[1] == wshape[1] and 0 < weight.array.size < LARGE):
         return False
     if dtype is not weight.dtype or device is not weight.device or not dtype.is_floating_point:
+        return False
+    if device.type == "cuda":  # linear and batch_norm_train do as well there
         return False
     vector = wshape[:1]
     for t in channels:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import numpy as np
 
 from tinygrad_bn.core.launch import launch
+from tinygrad_bn.core.mixed import mixed
 from tinygrad_bn.core.registry import operation
 from tinygrad_bn.core.tape import Gradients, MultiNode, Node, gradient_buffer, mode, nodes_of, record
 from tinygrad_bn.core.tensor import Tensor
@@ -64,6 +65,7 @@ def product_of(a: Tensor, b: Tensor, form: str) -> Tensor:
     return record(Product, Tensor(out, a.dtype, a.device), (a, b), saved, (form, x.shape, y.shape))
 
 
+@mixed(autocast="low")
 def matmul(input: Tensor, other: Tensor) -> Tensor:
     """Return the matrix product, with PyTorch's rules for axes.
 

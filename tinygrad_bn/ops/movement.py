@@ -6,15 +6,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from tinygrad_bn.core.device import Device, as_device
 from tinygrad_bn.core.dtype import as_dtype
-from tinygrad_bn.core.launch import launch
+from tinygrad_bn.core.launch import launch, reads_values
 from tinygrad_bn.core.registry import operation
 from tinygrad_bn.core.tape import Gradients, Node, record
 from tinygrad_bn.core.tensor import Tensor
-from tinygrad_bn.errors import ArgumentError, ShapeError, expected, wrong
+from tinygrad_bn.errors import ArgumentError, DeviceError, ShapeError, expected, wrong
 from tinygrad_bn.ops._broadcast import dense_like
 from tinygrad_bn.ops._common import as_shape, axes, axis, cast, is_tensor, new, plain
 from tinygrad_bn.ops._layout import product
@@ -55,7 +53,7 @@ def to(input: Tensor, *target: Any, dtype: Any = None, device: Any = None, copy:
     for t in target:
         if isinstance(t, Tensor):
             dtype, device = t.dtype, t.device
-        elif isinstance(t, Device) or (isinstance(t, str) and ":" not in t and t in ("cpu", "ref", "cuda")):
+        elif isinstance(t, Device) or (isinstance(t, str) and t.partition(":")[0] in ("cpu", "ref", "cuda")):
             device = t
         elif not isinstance(t, bool):
             dtype = t
@@ -65,10 +63,21 @@ def to(input: Tensor, *target: Any, dtype: Any = None, device: Any = None, copy:
     if wanted is not x.dtype:
         out = record(Cast, cast(x, wanted), (x,), constants=(x.dtype,)) if wanted.is_floating_point else cast(x, wanted)
     if place is not x.device:
-        moved = new(out.array.shape, out.dtype, place)
-        launch(place.kernels.copy, out.array, moved.array)
-        out = record(Transfer, moved, (out,), constants=(x.device,))
+        out = record(Transfer, _moved(out, place), (out,), constants=(x.device,))
     return clone(x) if copy and out is x else out
+
+
+def _moved(x: Tensor, place: Device) -> Tensor:
+    """The elements on another device."""
+    if x.device.type == "cuda":
+        reads_values("to")
+        return Tensor(place.array(x.device.to_host(plain(x))), x.dtype, place)
+    if place.type == "cuda":
+        reads_values("to")
+        return Tensor(place.array(plain(x)), x.dtype, place)
+    moved = new(x.array.shape, x.dtype, place)
+    launch(place.kernels.copy, x.array, moved.array)
+    return moved
 
 
 class Clone(Node):
@@ -156,8 +165,8 @@ def _resolve(x: Tensor, shape: Shape) -> Shape:
 def _view(array: Any, shape: Shape) -> Any:
     """The array in another shape without a copy, or None."""
     try:
-        return np.reshape(array, shape, copy=False)
-    except ValueError:
+        return array.reshape(shape, copy=False)
+    except (ValueError, DeviceError):  # DeviceError: of the GPU's arrays
         return None
 
 

@@ -13,7 +13,7 @@ from tinygrad_bn.core.registry import operation
 from tinygrad_bn.core.tape import Gradients, Node, record
 from tinygrad_bn.core.tensor import Array, Tensor
 from tinygrad_bn.errors import ArgumentError, wrong
-from tinygrad_bn.ops._common import Scalar, as_shape, axis, is_tensor, new, plain
+from tinygrad_bn.ops._common import Scalar, as_shape, axis, is_tensor, new, plain, table
 from tinygrad_bn.ops._layout import Shape
 from tinygrad_bn.ops.pooling import planes
 
@@ -120,7 +120,8 @@ def take_grid(input: Tensor, rows: Array, columns: Array, axes: int) -> Tensor:
     if out.array.size:
         flat = planes(shape, axes)
         result = out.array.reshape(flat[0], len(rows), len(columns))
-        launch(input.device.kernels.take_grid, plain(input).reshape(flat), rows, columns, result)
+        at = table(rows, input.device), table(columns, input.device)
+        launch(input.device.kernels.take_grid, plain(input).reshape(flat), *at, result)
     return record(TakeGrid, out, (input,), constants=(rows, columns, shape, axes))
 
 
@@ -140,5 +141,6 @@ def add_grid(gy: Tensor, rows: Array, columns: Array, shape: Shape, axes: int) -
     if out.array.size:
         flat = planes(shape, axes)
         source = plain(gy).reshape(flat[0], len(rows), len(columns))
-        launch(gy.device.kernels.add_grid, source, rows, columns, out.array.reshape(flat))
+        at = table(rows, gy.device), table(columns, gy.device)
+        launch(gy.device.kernels.add_grid, source, *at, out.array.reshape(flat))
     return record(AddGrid, out, (gy,), constants=(rows, columns, axes))

@@ -17,7 +17,7 @@ from tinygrad_bn.core.registry import operation
 from tinygrad_bn.core.tape import Gradients, Node, record
 from tinygrad_bn.core.tensor import Array, Tensor
 from tinygrad_bn.kernels.windows import Geometry, backward_work, forward_work
-from tinygrad_bn.ops._common import new, plain
+from tinygrad_bn.ops._common import new, plain, table
 from tinygrad_bn.ops._layout import Shape, product
 
 PARTS = 16  # of the planes, each with a row of scratch memory
@@ -42,6 +42,11 @@ class Tables(NamedTuple):
 
     rows: Array
     columns: Array
+
+
+def _on(x: Tensor, tables: Tables) -> tuple[Array, Array]:
+    """Tables as kernels of a tensor's device take them."""
+    return table(tables.rows, x.device), table(tables.columns, x.device)
 
 
 def planes(shape: Shape, axes: int) -> tuple[int, int, int]:
@@ -156,7 +161,7 @@ def adaptive_max_pool(input: Tensor, tables: Tables, size: Shape) -> tuple[Tenso
         flat = planes(shape, axes)
         source = plain(x).reshape(planes(x.array.shape, axes))
         kernel = x.device.kernels.adaptive_max_pool
-        launch(kernel, source, *tables, out.array.reshape(flat), index.array.reshape(flat))
+        launch(kernel, source, *_on(x, tables), out.array.reshape(flat), index.array.reshape(flat))
     return record(AdaptiveMaxPool, out, (x,), (index,), (x.array.shape, axes)), index
 
 
@@ -236,7 +241,7 @@ def mean_pool(input: Tensor, window: Window, counts: Tables, axes: int) -> Tenso
     if out.size:
         p, h, w = planes(shape, axes)
         work = x.device.empty((min(PARTS, p), _work_sizes((h, w), flat[1:], window)[0]), x.dtype)
-        launch(x.device.kernels.mean_pool, plain(x).reshape(p, h, w), *window[:6], *counts, work, out)
+        launch(x.device.kernels.mean_pool, plain(x).reshape(p, h, w), *window[:6], *_on(x, counts), work, out)
     y = Tensor(out.reshape(*shape[:-axes], *flat[3 - axes :]), x.dtype, x.device)
     return record(MeanPool, y, (x,), constants=(window, counts, shape, axes))
 
@@ -260,7 +265,7 @@ def mean_pool_backward(gy: Tensor, window: Window, counts: Tables, shape: Shape,
         work = gy.device.empty((min(PARTS, p), _work_sizes((h, w), size, window)[1]), gy.dtype)
         source = plain(gy).reshape(p, *size)
         kernel = gy.device.kernels.mean_pool_backward
-        launch(kernel, source, *window[:6], *counts, work, out.array.reshape(p, h, w))
+        launch(kernel, source, *window[:6], *_on(gy, counts), work, out.array.reshape(p, h, w))
     return record(MeanPoolBackward, out, (gy,), constants=(window, counts, axes))
 
 
@@ -293,7 +298,7 @@ def avg_pool(input: Tensor, tables: Tables, axes: int) -> Tensor:
         flat = planes(shape, axes)
         work = input.device.empty((min(PARTS, flat[0]), flat[2]), input.dtype)
         result = out.array.reshape(flat[0], len(rows), len(columns))
-        launch(input.device.kernels.avg_pool, plain(input).reshape(flat), rows, columns, work, result)
+        launch(input.device.kernels.avg_pool, plain(input).reshape(flat), *_on(input, tables), work, result)
     return record(AvgPool, out, (input,), constants=(tables, shape, axes))
 
 
@@ -315,5 +320,5 @@ def avg_pool_backward(gy: Tensor, tables: Tables, shape: Shape, axes: int) -> Te
         flat = planes(shape, axes)
         work = gy.device.empty((min(PARTS, flat[0]), flat[2]), gy.dtype)
         source = plain(gy).reshape(flat[0], len(rows), len(columns))
-        launch(gy.device.kernels.avg_pool_backward, source, rows, columns, work, out.array.reshape(flat))
+        launch(gy.device.kernels.avg_pool_backward, source, *_on(gy, tables), work, out.array.reshape(flat))
     return record(AvgPoolBackward, out, (gy,), constants=(tables, axes))

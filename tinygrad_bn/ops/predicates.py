@@ -6,6 +6,7 @@ from typing import TypeGuard
 
 from tinygrad_bn.core.dtype import bool_
 from tinygrad_bn.core.launch import reads_values
+from tinygrad_bn.core.mixed import mixed
 from tinygrad_bn.core.tensor import Tensor
 from tinygrad_bn.ops import _common, arithmetic, comparison, creation, functions, sums
 from tinygrad_bn.ops._operands import Operand
@@ -58,6 +59,7 @@ def any(input: Tensor) -> Tensor:
     return comparison.ne(sums.sum(comparison.ne(input, 0)), 0)
 
 
+@mixed()
 def isclose(input: Tensor, other: Operand, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Tensor:
     """Return where |input - other| <= atol + rtol |other|, as a boolean tensor; equal infinities are close.
 
@@ -82,11 +84,11 @@ def isclose(input: Tensor, other: Operand, rtol: float = 1e-5, atol: float = 1e-
 def allclose(input: Tensor, other: Operand, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> bool:
     """Return whether all elements are close; see ``isclose``."""
     reads_values("allclose")
-    return all(isclose(input, other, rtol, atol, equal_nan)).array.item() is True
+    return _common.number(all(isclose(input, other, rtol, atol, equal_nan))) is True
 
 
 def equal(input: Tensor, other: Tensor) -> bool:
     """Return whether two tensors have the same shape and equal elements; NaN equals nothing."""
     x, y = _common.is_tensor("equal", "input", input), _common.is_tensor("equal", "other", other)
     reads_values("equal")
-    return x.array.shape == y.array.shape and all(comparison.eq(x, y)).array.item() is True
+    return x.array.shape == y.array.shape and _common.number(all(comparison.eq(x, y))) is True

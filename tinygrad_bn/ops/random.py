@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from tinygrad_bn.core.device import as_device
-from tinygrad_bn.core.dtype import DType, as_dtype, get_default_dtype, int64
+from tinygrad_bn.core.dtype import DType, as_dtype, float32, get_default_dtype, int64
 from tinygrad_bn.core.launch import launch
-from tinygrad_bn.core.random import Generator, default_generator
+from tinygrad_bn.core.random import Generator, source
 from tinygrad_bn.core.registry import operation
 from tinygrad_bn.core.tape import Gradients, Node, record
 from tinygrad_bn.core.tensor import Array, Tensor, set_requires_grad
 from tinygrad_bn.errors import ArgumentError, DTypeError, wrong
-from tinygrad_bn.ops._common import as_shape, is_floating, is_tensor, new, plain
+from tinygrad_bn.ops._common import as_shape, cast, is_floating, is_tensor, new, plain
 
 
 def _words(count: int, dtype: DType) -> int:
@@ -31,8 +31,15 @@ def _draw(op: str, kernel: str, shape: tuple[int, ...], a: float, b: float, opti
 
 
 def draw_into(kernel: str, out: Tensor, a: float, b: float, generator: Generator | None = None) -> Tensor:
-    """Fill a contiguous tensor with uniform numbers of [a, b) or normal ones of mean a and deviation b."""
-    key = (generator or default_generator).take(_words(out.array.size + out.array.size % 2, out.dtype))
+    """Fill a contiguous tensor with uniform numbers of [a, b) or normal ones of mean a and deviation b.
+
+    Those of low precision are float32's, rounded.
+    """
+    if out.dtype.low:
+        wide = draw_into(kernel, new(out.array.shape, float32, out.device), a, b, generator)
+        launch(out.device.kernels.copy, cast(wide, out.dtype).array, out.array)
+        return out
+    key = source(kernel, out.device, generator).take(_words(out.array.size + out.array.size % 2, out.dtype))
     target = out.array if out.contiguous_array else out.device.empty(out.array.shape, out.dtype)
     launch(getattr(out.device.kernels, kernel), key, float(a), float(b), target.reshape(-1))
     if target is not out.array:
@@ -118,13 +125,9 @@ def randint(
     wanted = int64 if dtype is None else as_dtype(dtype, "randint")
     place = as_device(device, "randint")
     out = new(as_shape("randint", size if isinstance(size, tuple | list) else (size,)), int64, place)
-    key = (generator or default_generator).take(2 * out.array.size)
+    key = source("randint", place, generator).take(2 * out.array.size)
     launch(place.kernels.integers, key, low, high, out.array.reshape(-1))
-    if wanted is int64:
-        return out
-    converted = new(out.array.shape, wanted, place)
-    launch(place.kernels.copy, out.array, converted.array)
-    return converted
+    return cast(out, wanted)
 
 
 def randperm(n: int, *, generator: Generator | None = None, device: Any = None) -> Tensor:
@@ -132,7 +135,7 @@ def randperm(n: int, *, generator: Generator | None = None, device: Any = None) 
     if not isinstance(n, int) or n < 0:
         raise ArgumentError(wrong("randperm", "n", "an int of at least 0", repr(n)))
     out = new((n,), int64, as_device(device, "randperm"))
-    key = (generator or default_generator).take(2 * n)
+    key = source("randperm", out.device, generator).take(2 * n)
     launch(out.device.kernels.permutation, key, out.array)
     return out
 
@@ -174,4 +177,4 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool 
     p = _checked_p(p)
     if not training or p == 0:
         return x
-    return masked_dropout(x, default_generator.take(x.array.size), p)
+    return masked_dropout(x, source("dropout", x.device, None).take(x.array.size), p)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from tinygrad_bn.core.dtype import int64
 from tinygrad_bn.core.launch import launch
+from tinygrad_bn.core.mixed import mixed
 from tinygrad_bn.core.registry import operation
 from tinygrad_bn.core.tape import Gradients, Node, record
 from tinygrad_bn.core.tensor import Tensor
@@ -16,6 +17,7 @@ from tinygrad_bn.ops._layout import Shape, product, split_at, with_ones
 from tinygrad_bn.ops.sums import Dims, mean, scaled_sum, sum
 
 
+@mixed()
 def var(
     input: Tensor,
     dim: Dims = None,
@@ -45,6 +47,7 @@ def var(
     return arithmetic.div(total, float(n - ddof)) if n > ddof else arithmetic.mul(total, float("nan"))
 
 
+@mixed()
 def std(
     input: Tensor,
     dim: Dims = None,

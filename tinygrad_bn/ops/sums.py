@@ -174,6 +174,9 @@ def expand(input: Tensor, *size: Any) -> Tensor:
     if lead < 0 or any(n not in (1, m) for n, m in zip(x.array.shape, resolved[lead:], strict=True)) or -1 in resolved:
         raise ShapeError(expected("expand", "size", f"a shape to which {x.array.shape} broadcasts", wanted))
     view = np.lib.stride_tricks.as_strided(
-        x.array, resolved, (0,) * lead + tuple(0 if n == 1 else s for n, s in zip(x.array.shape, x.array.strides))
+        x.array,
+        resolved,
+        (0,) * lead + tuple(0 if n == 1 else s for n, s in zip(x.array.shape, x.array.strides)),
+        subok=True,
     )
     return record(Expand, x.alias(view), (x,), constants=(x.array.shape,))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_bn import ops
-from tinygrad_bn.core.dtype import DType
+from tinygrad_bn.core.dtype import DType, float32
 from tinygrad_bn.core.tensor import Tensor, wrap
 from tinygrad_bn.errors import ArgumentError, DTypeError, StateDictError, expected, wrong
 from tinygrad_bn.nn.state import clear_gradient
@@ -129,6 +129,8 @@ class Optimizer:
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Continue from a state that ``state_dict`` returned, converted to each parameter's dtype and device.
 
+        For parameters of low precision it is converted to float32.
+
         Raises
         ------
         StateDictError
@@ -163,12 +165,12 @@ class Optimizer:
             value = wrap(np.array(value))
         if not isinstance(value, Tensor):
             if name == "step" and isinstance(value, int | float):
-                return ops.full((), value, dtype=p.dtype, device=p.device)
+                return ops.full((), value, dtype=float32 if p.dtype.low else p.dtype, device=p.device)
             return deepcopy(value)
         if value.array.shape not in (p.array.shape, (), (1,)):
             want = f"shape {p.array.shape} in '{name}' of parameter {number}"
             raise StateDictError(expected(self._name, "state_dict", want, value.array.shape))
-        return converted(value, p.dtype, p)
+        return converted(value, float32 if p.dtype.low else p.dtype, p)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: self.__dict__[name] for name in ("defaults", "state", "param_groups", "step_count")}

@@ -90,7 +90,7 @@ class SGD(FusedOptimizer):
         )
 
     def _row(self, p: Tensor, state: dict[str, Any], names: tuple[str, ...]) -> tuple[Array, ...]:
-        begun = np.full(1, state.get("momentum_buffer") is not None, p.dtype.storage)
+        begun = p.device.array(np.full(1, state.get("momentum_buffer") is not None, p.dtype.storage))
         buffer = state_array(p, state, "momentum_buffer", p.array.shape) if names else nothing(p)
         array = dense(p)
         return array, array, buffer, begun

@@ -15,6 +15,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from inspect import unwrap
 from time import perf_counter_ns as now
 from types import CodeType, FrameType
 from typing import Any
@@ -77,7 +78,8 @@ def start(record: Record) -> None:
         if len(_records) == 1:
             _session += 1
             _codes.clear()
-            _codes.update({op.function.__code__: name for name, op in OPS.items() if hasattr(op.function, "__code__")})
+            plain = [(unwrap(op.function), name) for name, op in OPS.items()]
+            _codes.update({f.__code__: name for f, name in plain if hasattr(f, "__code__")})
             _call = Module.__call__
             Module.__call__ = _called  # type: ignore[method-assign]  # for the time of the profile
             watch.add(_watcher)

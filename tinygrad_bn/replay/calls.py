@@ -11,9 +11,11 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from tinygrad_bn.core import launch
+from tinygrad_bn.core.device import as_device, cpu
 from tinygrad_bn.core.tensor import Array
 from tinygrad_bn.core.watch import watchers
 from tinygrad_bn.errors import CaptureError
+from tinygrad_bn.kernels.cuda.array import CudaArray
 from tinygrad_bn.kernels.spec import Kernel, parameters_of
 from tinygrad_bn.replay.finds import Before, Left
 from tinygrad_bn.replay.memory import Memory, address, root_of, span, unowned
@@ -129,7 +131,11 @@ class Recorder:
             if kernel.spec.status and i == len(arguments) - 1:
                 call.op = launch.reporting()
                 call.left = self._before.left(len(self.optimisers))
-                kept.append(self._memory.status)
+                if isinstance(value, CudaArray):
+                    kept.append(self._memory.gpu.word())
+                    lent.append(i)
+                else:
+                    kept.append(self._memory.status)
                 continue
             found = self._bound(i, value)
             if found is not None:
@@ -154,12 +160,13 @@ class Recorder:
 
     def _others(self, call: Call, position: int, array: Array, name: str, loose: bool) -> Array:
         """An array that is not this recording's, as it is kept."""
+        device = as_device("cuda") if isinstance(array, CudaArray) else cpu
         if name == "table":
-            self._check_table(array)
-            return array.copy()  # whoever made the table may point it elsewhere
+            self._check_table(device.to_host(array))
+            return device.copied(array)  # whoever made the table may point it elsewhere
         once = array[tuple(slice(None if step else 1) for step in array.strides)]  # an expanded one's elements
         if loose and once.nbytes <= _SMALL:
-            call.contents[position] = once.tobytes()
+            call.contents[position] = device.to_host(once).tobytes()
         return array
 
     def _row(self, row: tuple[Array, ...]) -> tuple[Array, ...]:

@@ -19,6 +19,7 @@ from tinygrad_bn.core.tape import mode
 from tinygrad_bn.core.tensor import Array, Tensor
 from tinygrad_bn.core.watch import watchers
 from tinygrad_bn.errors import CaptureError, DTypeError, wrong
+from tinygrad_bn.kernels.precision import precision
 from tinygrad_bn.ops._algorithm import get_conv_algorithm
 from tinygrad_bn.replay import results
 from tinygrad_bn.replay.calls import Recorder, difference
@@ -218,7 +219,7 @@ _STALE = "an optimiser's kernel uses gradients that were there ahead of the step
 
 def _settings() -> tuple[Any, ...]:
     """What else decides which kernels run."""
-    return mode.grad, get_default_dtype().name, get_conv_algorithm()
+    return mode.grad, get_default_dtype().name, get_conv_algorithm(), get_conv_algorithm("cuda"), precision.allow_tf32
 
 
 def _call_key(args: tuple[Any, ...], kwargs: dict[str, Any], sources: list[Tensor], others: list[Any]) -> Any:

@@ -12,6 +12,7 @@ from tinygrad_bn.core.tape import Leaf
 from tinygrad_bn.core.tensor import Array, Storage, Tensor
 from tinygrad_bn.optim.fused import Plan
 from tinygrad_bn.replay.watch import Watch
+from tinygrad_bn.replay.words import KNOWN, Words
 
 _UNSHARED = (3, 3, 3)  # references to a gradient, its array and that one's memory, those of the question included
 _grad = attrgetter("_grad")
@@ -30,7 +31,7 @@ class Gradients:
     arrays : list of ndarray
     """
 
-    __slots__ = ("_bases", "_exposed", "_unshared", "arrays", "leaves", "tensors")
+    __slots__ = ("_bases", "_exposed", "_unshared", "_words", "arrays", "leaves", "tensors")
 
     def __init__(self, made: list[tuple[Tensor, Tensor]]) -> None:
         self.leaves = [leaf for leaf, _ in made]
@@ -39,12 +40,20 @@ class Gradients:
         self._bases = [array.base for array in self.arrays]
         self._unshared = [count for count in _UNSHARED for _ in made]
         self._exposed = False
+        self._words: Words | None = None
 
     def settle(self) -> None:
         """Make them the parameters', when nothing else holds what the step has left."""
         self.expose()
         if self.tensors and self.tensors[0].device.type == "ref":  # an optimiser's table holds arrays there
             self._unshared = self._counts()
+
+    def quicken(self) -> None:
+        """Let compiled code look at them from now on, while they are exposed."""
+        if KNOWN:
+            slots = [(leaf, "_grad", tensor) for leaf, tensor in zip(self.leaves, self.tensors)]
+            counted = zip([*self.tensors, *self.arrays, *self._bases], [count - 1 for count in self._unshared])
+            self._words = Words(slots, counted)
 
     def expose(self) -> None:
         """Make each its parameter's gradient."""
@@ -54,11 +63,17 @@ class Gradients:
 
     def release(self) -> bool:
         """Let go of what others hold; return False where a NumPy view of the memory is among them."""
+        if self._words is not None and self._words.same():
+            self._exposed = True
+            return True
         self._exposed = not any(map(is_not, map(_grad, self.leaves), self.tensors))
         if self._exposed and self._counts() == self._unshared:
             return True
         self._exposed = False
+        before = [*map(id, self.tensors)]
         free = [self._release(i) for i in range(len(self.leaves))]
+        if self._words is not None and before != [*map(id, self.tensors)]:
+            self.quicken()
         return all(free)
 
     def _counts(self) -> list[int]:
@@ -74,7 +89,7 @@ class Gradients:
         if not self._shared(i):
             return True
         kept, leaf = self.tensors[i], self.leaves[i]
-        copy = self.arrays[i].copy()
+        copy = kept.device.copied(self.arrays[i])
         for holder in gc.get_referrers(self.arrays[i]):
             if isinstance(holder, Tensor):
                 holder.array = copy
@@ -176,7 +191,7 @@ class Update:
         for i, plan in self.plans.items():
             numbers = own._hyper(own.param_groups[i])
             if numbers != plan.numbers:
-                plan.hyper[:-1] = plan.numbers = numbers
+                plan.tell(numbers)
 
 
 def changed(before: list[tuple[Tensor, int]], counts: list[int]) -> list[tuple[Storage, int]]:

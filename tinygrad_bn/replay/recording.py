@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from tinygrad_bn.core import launch
+from tinygrad_bn.core.device import report
 from tinygrad_bn.core.launch import observers, pool
 from tinygrad_bn.core.tensor import Array, Tensor
 from tinygrad_bn.replay import results
 from tinygrad_bn.replay.calls import Call, Recorder
 from tinygrad_bn.replay.finds import Before, Gradients, Left, Update, changed
-from tinygrad_bn.replay.memory import Memory, bottom, placed, root_of, unowned
+from tinygrad_bn.replay.graph import Graph, on_gpu
+from tinygrad_bn.replay.memory import Memory, bottom, root_of, unowned
+from tinygrad_bn.replay.runs import Runs, Views
 from tinygrad_bn.replay.watch import Watch
-
-Entry = tuple[Callable[..., None], list[Any], Call | None]  # its machine code, its arguments, itself if it reports
 
 
 class Recording:
@@ -62,7 +62,7 @@ class Recording:
         self._leaves = [leaf for leaf, *_ in before.gradients]
         self._tensors = [(t, 0) for t, _ in before.versions]
         self.versions = changed(before.versions, self.left.versions)
-        self.views, self.patched = _patches(self.calls)
+        self.views = Views(self.calls)
         used = {found.source for call in self.calls for found in call.bound}
         held = [*enumerate(before.holders, self.given)]
         self.in_place = [(leaf, count) for leaf, count in before.changed_in_place()]
@@ -78,7 +78,8 @@ class Recording:
         self.updates: list[Update] = []
         self.roots: frozenset[int] = frozenset()
         self._lasting: dict[int, list[bool]] = {}
-        self._entries: dict[int, list[Entry]] = {}
+        self._runs: dict[int, Runs | Graph] = {}
+        self.on_gpu = any(map(on_gpu, self.calls))
         self._broken: Call | None = None
 
     def _unfit(self, noted: Recorder, before: Before) -> str:
@@ -94,6 +95,9 @@ class Recording:
         count = escaped(self.memory, known)
         if count:
             return f"{count} of the tensors that it makes are kept outside of it: return them"
+        if any(map(on_gpu, self.calls)) and not all(map(on_gpu, self.calls)):
+            odd = next(call for call in self.calls if not on_gpu(call))
+            return f"it runs kernels of the GPU, and {odd.kernel.name} in {odd.line} on the host"
         if any(o not in self.watch.optimisers for o in noted.optimisers):
             return "an optimiser that it uses was not in sight"
         return ""
@@ -173,7 +177,7 @@ class Recording:
         found: list[Any] = [None] * (1 + self.reads[-1][0] - self.given)
         for number, leaf, copied in self.reads:
             array = leaf._grad.array  # type: ignore[union-attr]  # there is one: see change
-            found[number - self.given] = array.copy() if copied else array
+            found[number - self.given] = leaf.device.copied(array) if copied else array
         return found
 
     def _bump(self, given: list[Tensor], left: Left) -> None:
@@ -212,62 +216,24 @@ class Recording:
         threads = 1 if launch._applied.serial else pool.threads
         if threads > 1:
             pool.enter()
-        entries = self._entries.get(threads)
-        if entries is None:
-            entries = self._entries[threads] = [_entry(call, threads) for call in self.calls]
-        views = self._views(sources) if self.patched else ()
-        for i, position, view in self.patched:
-            entries[i][1][position] = views[view]
-        try:
-            for function, arguments, reports in entries:
-                function(*arguments)
-                if reports is not None and arguments[-1][0]:
-                    self._broken = reports
-                    raise launch.reported(reports.op, reports.kernel, arguments[-1])
-        finally:
-            for i, position, _ in self.patched:  # the caller's memory is not held
-                entries[i][1][position] = None
-
-    def _views(self, sources: list[Array]) -> list[Array]:
-        """What kernels are given of this call's sources."""
-        return [sources[n] if like is None else placed(sources[n], offset, like) for n, offset, like in self.views]
+        runs = self._runs.get(threads)
+        if runs is None:
+            runs = self._runs[threads] = (
+                Graph(self.calls, self.views) if self.on_gpu else Runs(self.calls, self.views, threads)
+            )
+            if isinstance(runs, Runs) and runs.compiled:
+                self.watch.quicken()
+                self.gradients.quicken()
+        self._broken = call = runs.run(sources)
+        if call is not None:
+            raise report(call.op, call.kernel, call.arguments[-1])
 
     def _run_observed(self, sources: list[Array]) -> None:
-        views = self._views(sources)
-        given = [[*call.arguments] for call in self.calls]
-        for i, position, view in self.patched:
-            given[i][position] = views[view]
-        for call, arguments in zip(self.calls, given):
+        for call, arguments in zip(self.calls, self.views.given(self.calls, sources)):
             launch.launch(call.kernel, *arguments)
-            if call.kernel.spec.status and arguments[-1][0]:
+            if call.kernel.spec.status and call.arguments[-1][0]:
                 self._broken = call
-                raise launch.reported(call.op, call.kernel, arguments[-1])
-
-
-def _entry(call: Call, threads: int) -> Entry:
-    """A call as what is left of it where its kernel, its types and its driver are known."""
-    return (
-        launch.compiled(call.kernel, call.arguments, threads),
-        [*call.arguments],
-        call if call.kernel.spec.status else None,
-    )
-
-
-View = tuple[int, int, Array | None]  # of the source of a number, at an offset, like an array; None: the source itself
-Patches = list[tuple[int, int, int]]  # of a call the argument at a position, and which view it is
-
-
-def _patches(calls: list[Call]) -> tuple[list[View], Patches]:
-    """The views that kernels are given of the sources; and by call, which argument is which of them."""
-    views: dict[Any, tuple[int, View]] = {}
-    patched: Patches = []
-    for i, call in enumerate(calls):
-        for position, number, whole, offset in call.bound:
-            like = call.arguments[position]
-            key = (number,) if whole else (number, offset, like.shape, like.strides, like.dtype.str)
-            at, _ = views.setdefault(key, (len(views), (number, offset, None if whole else like)))
-            patched.append((i, position, at))
-    return [view for _, view in views.values()], patched
+                raise report(call.op, call.kernel, call.arguments[-1])
 
 
 def escaped(memory: Memory, known: list[Array]) -> int:

@@ -72,7 +72,7 @@ _TENSORS = (Made, Part, Again)
 
 def _copied(array: Array, like: Tensor) -> Tensor:
     """A tensor off the tape with elements of its own."""
-    array = array.copy(order="K")
+    array = like.device.copied(array)
     out = Tensor(array, like.dtype, like.device)
     out.contiguous_array = is_plain(array)
     return out

@@ -29,6 +29,7 @@ from tinygrad_bn.nn.tree import changes
 from tinygrad_bn.optim.optimizer import Optimizer
 from tinygrad_bn.replay.held import SIMPLE, Held
 from tinygrad_bn.replay.sight import RAW, REGISTRIES, Names, below, called, function_of, own, own_file
+from tinygrad_bn.replay.words import KNOWN, Words
 
 _LIMIT = 50_000  # objects that are looked at
 _RAW_BYTES = 1 << 16  # of memory that Python may well look at, and that is compared in each call
@@ -65,6 +66,8 @@ class Watch:
         self.hidden: list[tuple[weakref.ref[Tensor], Array]] = []
         self.names = Names()
         self.unfit = ""
+        self._quick = False
+        self._words: Words | None = None
         self._drawn: list[tuple[Any, bytes]] = []
         self._seen: dict[int, Any] = {}  # kept, or a number could come to stand for another object
         self._changes: object = changes.last
@@ -86,6 +89,17 @@ class Watch:
         self._tensors, self._arrays, self._nodes = ([*column] for column in zip(*found)) if found else ([], [], [])
         self._tracked = [n for n in self._nodes if n is not None]
         self._changes = changes.last if len(found) == len(self.tensors) else None
+        if self._quick:
+            self.quicken()
+
+    def quicken(self) -> None:
+        """Let compiled code look at the tensors from now on, where none has had hooks."""
+        self._quick, self._words = True, None
+        if not KNOWN or any(n.hooks is not None for n in self._tracked):
+            return
+        of = zip(self._tensors, self._arrays, self._nodes)
+        slots = [slot for t, a, n in of for slot in ((t, "array", a), (t, "node", n))]
+        self._words = Words([*slots, *((n, "hooks", None) for n in self._tracked)])
 
     def same(self) -> bool:
         """Whether nothing is another object than before; quick, and False now and then where ``change`` finds none."""
@@ -94,13 +108,19 @@ class Watch:
         found = [*chain.from_iterable(map(call, self._looks))]
         if len(found) != len(self._values) or any(map(is_not, found, self._values)):
             return False
+        return self._tensors_same() and not (
+            (self.hidden and any((t := of()) is None or t.array is not array for of, array in self.hidden))
+            or (self.raw and any(bytes(memory) != content for memory, content in self.raw))
+        )
+
+    def _tensors_same(self) -> bool:
+        if self._words is not None:
+            return self._words.same()
         tensors = self._tensors
         return not (
             any(map(is_not, map(_array, tensors), self._arrays))
             or any(map(is_not, map(_node, tensors), self._nodes))
             or any(map(_hooks, self._tracked))
-            or (self.hidden and any((t := of()) is None or t.array is not array for of, array in self.hidden))
-            or (self.raw and any(bytes(memory) != content for memory, content in self.raw))
         )
 
     def change(self) -> str:

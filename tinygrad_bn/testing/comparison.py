@@ -44,13 +44,19 @@ def make_tensor(array: Array, layout: str = "plain", device: str = "cpu") -> Ten
 
     "expanded" keeps the values only if all rows, along the first axis, are alike.
     """
-    strided = array.copy(order="C")
+    place = as_device(device)
     if layout == "permuted":
-        strided = array.copy(order="F")
-    elif layout == "sliced" and array.ndim:
-        strided = np.empty((*array.shape[:-1], 2 * array.shape[-1] + 1), array.dtype)[..., 1::2]
-        strided[...] = array
-    elif layout == "expanded" and array.ndim and array.shape[0] > 1:
-        row = array[:1].copy(order="C")
-        strided = np.lib.stride_tricks.as_strided(row, array.shape, (0, *row.strides[1:]))
-    return wrap(strided, as_device(device))
+        return wrap(place.array(array.T.copy(order="C")).T, place)
+    if layout == "sliced" and array.ndim:
+        rows = np.zeros((*array.shape[:-1], 2 * array.shape[-1] + 1), array.dtype)
+        rows[..., 1::2] = array
+        return wrap(place.array(rows)[..., 1::2], place)
+    if layout == "expanded" and array.ndim and array.shape[0] > 1:
+        row = place.array(array[:1].copy(order="C"))
+        return wrap(np.lib.stride_tricks.as_strided(row, array.shape, (0, *row.strides[1:]), subok=True), place)
+    return wrap(place.array(array.copy(order="C")), place)
+
+
+def elements(x: Tensor) -> Array:
+    """Return a tensor's elements as an array of the host's, whatever its device."""
+    return x.device.to_host(x.array)

@@ -14,6 +14,7 @@ from tinygrad_bn.core.tape import enable_grad, no_grad
 from tinygrad_bn.core.tensor import Array, Tensor, wrap
 from tinygrad_bn.errors import ArgumentError, wrong
 from tinygrad_bn.ops.movement import to
+from tinygrad_bn.testing.comparison import elements
 
 Function = Callable[..., Any]
 
@@ -149,9 +150,9 @@ def _check_once(
                 f"{x.dtype.name} and device {x.device}. Got {g.shape}, {g.dtype.name}, {g.device}."
             )
     directions = {i: random_of(points[i].shape, rng) for i in places}
-    terms = {i: g.array.astype(np.float64) * directions[i] for i, g in zip(places, gradients, strict=True)}
+    terms = {i: elements(g).astype(np.float64) * directions[i] for i, g in zip(places, gradients, strict=True)}
     compare = functools.partial(
-        _compare, function, points, [w.array.astype(np.float64) for w in cotangents], rtol, step
+        _compare, function, points, [elements(w).astype(np.float64) for w in cotangents], rtol, step
     )
     if (error := compare(directions, terms)) is None:
         return
@@ -190,8 +191,8 @@ def _along(
     function: Function, points: Sequence[Tensor], weights: Sequence[Array], directions: dict[int, Array], t: float
 ) -> tuple[float, float]:
     """<weights, function(points + t directions)>, and the sum of its terms' sizes."""
-    moved = [like(x, x.array + t * directions[i]) if i in directions else x for i, x in enumerate(points)]
+    moved = [like(x, elements(x) + t * directions[i]) if i in directions else x for i, x in enumerate(points)]
     with no_grad():
         outs = floating_outputs(function(*moved))
-    terms = [w * o.array for w, o in zip(weights, outs, strict=True)]
+    terms = [w * elements(o) for w, o in zip(weights, outs, strict=True)]
     return float(sum(p.sum() for p in terms)), float(sum(np.abs(p).sum() for p in terms))

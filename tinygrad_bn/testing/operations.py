@@ -15,7 +15,7 @@ from tinygrad_bn.errors import ArgumentError, expected
 from tinygrad_bn.ops._custom import CustomOp
 from tinygrad_bn.ops.elementwise import Elementwise
 from tinygrad_bn.testing import own
-from tinygrad_bn.testing.comparison import compare_all, make_tensor
+from tinygrad_bn.testing.comparison import compare_all, elements, make_tensor
 from tinygrad_bn.testing.derivatives import check_vjp, like, random_of, tensors_in, track
 
 Function = Callable[..., Any]
@@ -94,7 +94,7 @@ def check_op(
 
 def _taken_apart(function: Function, sample: Sequence[Any]) -> tuple[Function, list[Array]]:
     """The function of a sample's arrays alone, and those."""
-    items = [a.array if isinstance(a, Tensor) else a for a in sample]
+    items = [elements(a) if isinstance(a, Tensor) else a for a in sample]
     places = [i for i, a in enumerate(items) if isinstance(a, np.ndarray)]
     if len(places) == len(items):
         return function, items
@@ -137,7 +137,7 @@ def _run(
     function: Function, dtype: str, differentiable: bool, view: bool, where: str, inputs: list[Tensor]
 ) -> tuple[list[Array], list[Array]]:
     """Run a function, and backward where that is wanted; return outputs and gradients, which may share no memory."""
-    before = [(x.array.copy(), x.version) for x in inputs]
+    before = [(elements(x).copy(), x.version) for x in inputs]
     if differentiable:
         track(inputs)
     outs = tensors_in(function(*inputs))
@@ -148,17 +148,17 @@ def _run(
     tracked = [o for o in outs if o.node is not None]
     rng = np.random.default_rng(0)
     cotangents = [like(o, random_of(o.shape, rng)) for o in tracked]
-    kept = [w.array.copy() for w in cotangents]
+    kept = [elements(w).copy() for w in cotangents]
     backward(tracked, cotangents, None, False)
     gradients = [x.grad for x in inputs if x.grad is not None]
     for i, g in enumerate(gradients):
         _check_apart([g], [*inputs, *cotangents, *tracked, *gradients[:i]], f"{where}: a gradient", "another tensor")
-    if any(not np.array_equal(w.array, k) for w, k in zip(cotangents, kept, strict=True)):
+    if any(not np.array_equal(elements(w), k) for w, k in zip(cotangents, kept, strict=True)):
         raise AssertionError(f"{where}: backward changed the gradient that it was given.")
     for i, (x, (array, version)) in enumerate(zip(inputs, before, strict=True)):
-        if x.version != version or not np.array_equal(x.array, array, equal_nan=x.dtype.is_floating_point):
+        if x.version != version or not np.array_equal(elements(x), array, equal_nan=x.dtype.is_floating_point):
             raise AssertionError(f"{where}: input {i} was changed.")
-    return [o.array for o in outs], [g.array for g in gradients]
+    return [elements(o) for o in outs], [elements(g) for g in gradients]
 
 
 def _check_apart(tensors: Sequence[Tensor], others: Sequence[Tensor], name: str, what: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import prod
 
 from tinygrad_bn import models, nn, optim
+from tinygrad_bn.core.device import as_device
 from tinygrad_bn.core.random import manual_seed
 from tinygrad_bn.data import CIFAR10_MEAN, CIFAR10_STD, DataLoader, Split, transforms
 from tinygrad_bn.optim import lr_scheduler
@@ -24,7 +25,7 @@ def build(config: Config, split: Split, prefetch: int) -> tuple[Training, DataLo
     Initial values are drawn from the seed.
     """
     manual_seed(config.seed)
-    model = network(config)
+    model = network(config).to(as_device(config.device, "train"))
     optimizer = optimiser(config, model)
     training = Training(model, optimizer, schedule(config, optimizer), loader(config, split, prefetch), History())
     return training, evaluation_loader(config, split, prefetch)

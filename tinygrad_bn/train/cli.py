@@ -18,6 +18,7 @@ from tinygrad_bn.train.config import (
     AUGMENT,
     BATCH_SIZE,
     DATA,
+    DEVICES,
     EPOCHS,
     LEARNING_RATE,
     MODEL,
@@ -82,6 +83,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     check.add_argument("checkpoint", type=Path, help="a checkpoint, or the folder of a run")
     check.add_argument("--data", choices=DATA, help="default: what it was trained on")
     check.add_argument("--data-dir", help="folder of the data; default: that of the training run")
+    check.add_argument("--device", choices=DEVICES, default="cpu", help="default: cpu")
     _threads_flag(check)
     check.set_defaults(run=_evaluate)
     about = commands.add_parser("info", help="versions, processor, threads, BLAS, devices, cache")
@@ -114,6 +116,7 @@ def _train_flags(job: argparse.ArgumentParser) -> None:
     job.add_argument("--epochs", type=at_least(1), metavar="N", help=f"default: {listed(EPOCHS)}")
     job.add_argument("--batch-size", type=at_least(1), metavar="N", help=f"default: {listed(BATCH_SIZE)}")
     job.add_argument("--seed", type=at_least(0), metavar="N", help="of weights, order and changes; default: 0")
+    job.add_argument("--device", choices=DEVICES, help="default: cpu")
     _optimiser_flags(job)
     job.add_argument(
         "--prefetch",
@@ -169,7 +172,7 @@ def _train(given: argparse.Namespace, command: argparse.ArgumentParser) -> int:
 
 def _evaluate(given: argparse.Namespace, command: argparse.ArgumentParser) -> int:
     _set_threads(given, command)
-    evaluate_checkpoint(given.checkpoint, given.data, given.data_dir)
+    evaluate_checkpoint(given.checkpoint, given.data, given.data_dir, given.device)
     return 0
 
 

@@ -20,6 +20,7 @@ BATCH_SIZE = {"digits": 60, "mnist": 60, "cifar10": 128}
 PREFETCH = {"digits": 0, "mnist": 0, "cifar10": 2}
 LEARNING_RATE = {"sgd": 0.1, "adam": 0.001, "adamw": 0.001}
 WEIGHT_DECAY = {"sgd": 0.0, "adam": 0.0, "adamw": 0.01}
+DEVICES = ("cpu", "cuda")
 SCHEDULES = ("constant", "step", "multistep", "exponential", "cosine")
 AUGMENT = ("none", "standard", "photometric")
 
@@ -50,6 +51,8 @@ class Config:
     warmup_epochs : int
     augment : str
     seed : int
+    device : str
+        Where the network is: ``cpu`` or ``cuda``.
     """
 
     data: str = "digits"
@@ -71,6 +74,7 @@ class Config:
     warmup_epochs: int = 0
     augment: str = "none"
     seed: int = 0
+    device: str = "cpu"
 
     @staticmethod
     def of_dict(values: dict[str, Any]) -> Config:

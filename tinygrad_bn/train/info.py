@@ -76,13 +76,11 @@ def _devices() -> str:
 
 
 def _dtypes() -> str:
-    ready = ", ".join(d.name for d in dtype.ALL if d.supported)
-    later = ", ".join(d.name for d in dtype.ALL if not d.supported)
-    return f"{ready} (no kernels yet: {later})"
+    return ", ".join(d.name for d in dtype.ALL)
 
 
 def _cache() -> list[tuple[str, str]]:
-    from tinygrad_bn.kernels.cpu._cache import cache_root, writable
+    from tinygrad_bn.kernels.folder import cache_root, writable
 
     root, kept = cache_root(), "" if writable() else " (cannot be written: set TINYGRAD_BN_CACHE)"
     sizes = [path.stat().st_size for path in root.rglob("*") if path.is_file()]

@@ -6,6 +6,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from tinygrad_bn.core.device import as_device
 from tinygrad_bn.core.launch import get_num_threads
 from tinygrad_bn.data import DataLoader
 from tinygrad_bn.errors import DataError, ShapeError, TinygradError, expected, wrong
@@ -141,7 +142,7 @@ def report(history: History, config: Config, folder: Path) -> None:
     print(f"written to {folder}: {', '.join(files)}")
 
 
-def evaluate_checkpoint(path: Path, data: str | None, folder: str | None) -> Scores:
+def evaluate_checkpoint(path: Path, data: str | None, folder: str | None, device: str = "cpu") -> Scores:
     """Print and return what a checkpoint's network reaches on the test part of a data set.
 
     Parameters
@@ -152,11 +153,15 @@ def evaluate_checkpoint(path: Path, data: str | None, folder: str | None) -> Sco
         Default: the data set it was trained on.
     folder : str, optional
         Where the data set's files are; default: where they were in training.
+    device : str
+        Where to evaluate it, wherever it was trained.
 
     Raises
     ------
     DataError
         If the checkpoint or the data cannot be read.
+    DeviceError
+        If there is no such device here.
     ShapeError
         If the network takes inputs of another size.
     """
@@ -172,6 +177,7 @@ def evaluate_checkpoint(path: Path, data: str | None, folder: str | None) -> Sco
         model.load_state_dict(stored.model)
     except (ValueError, KeyError, RuntimeError) as error:
         raise DataError(wrong("evaluate", "checkpoint", f"of the network {title(config)}", error)) from None
+    model.to(as_device(device, "evaluate"))
     scores = evaluate(model, evaluation_loader(config, split, PREFETCH[name]))
     found = f"{100 * scores.accuracy:.2f} % ({scores.correct} of {scores.count})"
     print(f"{name}: test accuracy {found}, loss {scores.loss:.4f}")

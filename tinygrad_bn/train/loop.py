@@ -8,6 +8,7 @@ from time import perf_counter
 from typing import Any
 
 from tinygrad_bn import nn
+from tinygrad_bn.core.device import Device, cpu
 from tinygrad_bn.core.tape import no_grad
 from tinygrad_bn.core.tensor import Tensor
 from tinygrad_bn.data import DataLoader
@@ -81,7 +82,7 @@ def fit(
     model : Module
         Maps a batch of inputs to logits of shape (N, classes).
     loader : DataLoader
-        Gives pairs of inputs and class indices (N,).
+        Gives pairs of inputs and class indices (N,), which are brought to the model's device.
     optimizer : Optimizer
     epochs : int
         How many; one that is continued counts as well.
@@ -142,6 +143,12 @@ def _step(scheduler: Any, done: EpochDone) -> None:
         scheduler.step()
 
 
+def _place(model: nn.Module) -> Device:
+    """Where a model is, and batches are brought."""
+    first = next(model.parameters(), None)
+    return cpu if first is None else first.device
+
+
 def _correct(logits: Tensor, labels: Tensor) -> int:
     return int((logits.detach().argmax(1) == labels).sum())
 
@@ -173,9 +180,11 @@ def _train(
 ) -> bool:
     """Train for an epoch; return whether a callback stopped it."""
     model.train()
+    place = _place(model)
     steps = len(loader)
     try:
         for inputs, labels in loader:
+            inputs, labels = inputs.to(place), labels.to(place)
             optimizer.zero_grad()
             logits = model(inputs)
             loss = criterion(logits, labels)
@@ -208,11 +217,13 @@ def evaluate(model: nn.Module, loader: DataLoader, criterion: Criterion | None =
     """
     measure = nn.CrossEntropyLoss() if criterion is None else criterion
     running = Sums()
+    place = _place(model)
     training = model.training
     model.eval()
     try:
         with no_grad():
             for inputs, labels in loader:
+                inputs, labels = inputs.to(place), labels.to(place)
                 logits = model(inputs)
                 running.add(measure(logits, labels).item(), _correct(logits, labels), logits.shape[0])
     finally:

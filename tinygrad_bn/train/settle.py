@@ -23,7 +23,7 @@ BELONGS = {
     "augment": ("data", ("cifar10",)),
 }
 """Flags that have a meaning only with certain values of another."""
-CHANGEABLE = ("data_dir", "epochs")
+CHANGEABLE = ("data_dir", "device", "epochs")
 """What may differ when a run is resumed."""
 
 

@@ -76,7 +76,7 @@ def warmup(dtype: str = "float32") -> str:
     str
         What was compiled, what was there already, and how long it took.
     """
-    from tinygrad_bn.kernels.cpu._cache import activity, cache_root
+    from tinygrad_bn.kernels.folder import activity, cache_root
 
     launch.pool.enter()  # the layer is part of what a parallel kernel is compiled with
     compiled, loaded, start = activity.compiled, activity.loaded, perf_counter()

@@ -15,7 +15,7 @@ from tinygrad_bn import ops
 from tinygrad_bn.autograd.transforms import tree_leaves
 from tinygrad_bn.core.dtype import int64
 from tinygrad_bn.core.launch import Observer, launch, observers
-from tinygrad_bn.core.random import default_generator
+from tinygrad_bn.core.random import Generator, defaults
 from tinygrad_bn.core.tape import no_grad
 from tinygrad_bn.core.tensor import Array, Tensor
 from tinygrad_bn.kernels.spec import Kernel
@@ -60,7 +60,7 @@ class Seen:
     """
 
     def __init__(self, modules: list[Module], random: bool) -> None:
-        self.random = _copied(default_generator.state) if random else None
+        self.random = _states() if random else []
         buffers = {id(b): b for m in modules for b in m.buffers()}
         with no_grad():
             self.buffers = [(b, b.version, ops.clone(b)) for b in buffers.values()]
@@ -97,17 +97,15 @@ class Seen:
     @contextmanager
     def _run(self) -> Iterator[None]:
         """The former random state, and no running statistics moved, for a block."""
-        now = None if self.random is None else _copied(default_generator.state)
+        now = _states() if self.random else []
         observer = _still(threading.get_ident())
         observers.append(observer)
         try:
-            if self.random is not None:
-                _copy(self.random, default_generator.state)
+            _restore(self.random)
             yield
         finally:
             observers.remove(observer)
-            if now is not None:
-                _copy(now, default_generator.state)
+            _restore(now)
 
 
 def _still(thread: int) -> Observer:
@@ -129,11 +127,16 @@ def _write(value: Tensor, to: Tensor) -> None:
     launch(to.device.kernels.copy, value.array, to.array)
 
 
-def _copied(state: Array) -> Array:
-    out = default_generator.device.empty(state.shape, int64)
-    _copy(state, out)
-    return out
+def _states() -> list[tuple[Generator, Array]]:
+    """The default generators, each with a copy of its state."""
+    found = []
+    for generator in dict.fromkeys(defaults.values()):
+        copy = generator.device.empty(generator.state.shape, int64)
+        launch(generator.device.kernels.copy, generator.state, copy)
+        found.append((generator, copy))
+    return found
 
 
-def _copy(source: Array, target: Array) -> None:
-    launch(default_generator.device.kernels.copy, source, target)
+def _restore(states: list[tuple[Generator, Array]]) -> None:
+    for generator, state in states:
+        launch(generator.device.kernels.copy, state, generator.state)

@@ -57,9 +57,9 @@ def numeric_gradient(f: Callable[[], tb.Tensor], x: Array, g: Any = 1.0, h: floa
     for at in np.ndindex(x.shape):
         kept = x[at]
         x[at] = kept + h
-        ahead = f().numpy()
+        ahead = f().cpu().numpy()
         x[at] = kept - h
-        behind = f().numpy()
+        behind = f().cpu().numpy()
         x[at] = kept
         gradient[at] = ((ahead - behind) * g).sum() / (2 * h)
     return gradient
@@ -86,8 +86,8 @@ def forward() -> Numbers:
     found: dict[str, list[float]] = {}
 
     def note(name: str, values: tb.Tensor, axis: int = 0) -> None:
-        found[f"{name}_mean"] = values.numpy().mean(axis).tolist()
-        found[f"{name}_std"] = values.numpy().std(axis).tolist()
+        found[f"{name}_mean"] = values.cpu().numpy().mean(axis).tolist()
+        found[f"{name}_std"] = values.cpu().numpy().std(axis).tolist()
 
     rng = np.random.RandomState(SEED)
     a = two_layers(rng.randn(200, 50), rng.randn(50, 60), rng.randn(60, 3))
@@ -120,7 +120,7 @@ def layer_errors(norm: str, seed: int) -> list[float]:
     leaves = [tensor(array, requires_grad=True) for array in arrays]
     normalised(norm, *leaves).backward(tensor(g))
     differences = [numeric_gradient(lambda: normalised(norm, *map(tensor, arrays)), a, g) for a in arrays]
-    gradients = [cast(tb.Tensor, leaf.grad).numpy() for leaf in leaves]
+    gradients = [cast(tb.Tensor, leaf.grad).cpu().numpy() for leaf in leaves]
     return [rel_error(*pair) for pair in zip(differences, gradients, strict=True)]
 
 
@@ -129,7 +129,7 @@ def backward_passes(seed: int) -> Numbers:
     x, weight, bias, g = map(tensor, sample(np.random.RandomState(seed), 100, 500))
     forms: dict[str, Any] = {"steps": backward.backward_step_by_step, "alt": backward.backward_simplified}
     forms["fused"] = backward.backward_fused
-    found = {name: [part.numpy() for part in form(g, x, weight, bias)] for name, form in forms.items()}
+    found = {name: [part.cpu().numpy() for part in form(g, x, weight, bias)] for name, form in forms.items()}
     with one_thread():
         seconds = {name: best_of(200, partial(form, g, x, weight, bias)) for name, form in forms.items()}
     errors = {name: [rel_error(*pair) for pair in zip(found["steps"], found[name])] for name in ("alt", "fused")}
@@ -178,8 +178,8 @@ def net_errors(norm: str) -> Numbers:
         loss = partial(net_loss, net, x, y, reg)
         for name, parameter in names.items():
             with tb.no_grad():
-                difference = numeric_gradient(loss, parameter.detach().numpy())
-            gradient = cast(tb.Tensor, parameter.grad).numpy()
+                difference = numeric_gradient(loss, parameter.detach().cpu().numpy())
+            gradient = cast(tb.Tensor, parameter.grad).cpu().numpy()
             if norm == "batch" and name in ("b1", "b2"):
                 idle = max(idle, float(np.abs([difference, gradient]).max()))
             errors[name] = max(errors.get(name, 0.0), rel_error(difference, gradient))

@@ -144,7 +144,7 @@ class History:
         net.eval()
         with tb.no_grad():
             for x, y, kept in ((data.train_x, data.train_y, self.train), (data.val_x, data.val_y, self.val)):
-                kept.append(float((net(x).argmax(1).numpy() == y.numpy()).mean()))
+                kept.append(float((net(x).argmax(1).cpu().numpy() == y.cpu().numpy()).mean()))
         net.train()
 
     def accuracies(self) -> Numbers:
@@ -170,7 +170,7 @@ def solve(task: Task, data: Data, hidden: Sequence[int], norm: str, scale: float
         return loss
 
     rng = np.random.default_rng([task.seed, batch])
-    x, y = data.train_x.numpy(), data.train_y.numpy()
+    x, y = data.train_x.cpu().numpy(), data.train_y.cpu().numpy()
     history, iterations = History([], [], []), setting.iterations(batch)
     for i in range(setting.epochs * iterations):
         rows = rng.choice(len(x), batch)

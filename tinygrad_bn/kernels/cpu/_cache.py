@@ -9,15 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import linecache
-import os
 import pickle
 import re
 import sys
-import tempfile
-import warnings
 import zlib
 from collections.abc import Callable
-from contextlib import suppress
 from functools import cache, partial
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -33,97 +29,12 @@ from numba.core.caching import _Cache
 from numba.core.serialize import dumps
 
 from tinygrad_bn.kernels.cpu._parts import Part
+from tinygrad_bn.kernels.folder import PACKAGE, activity, cache_root, write
 
-PACKAGE = "tinygrad_bn"
 MAGIC = b"TBNK3\n"
 _FOLDER = Path(__file__).parents[1]
 _KERNELS = re.escape(f"{PACKAGE}.kernels")
 _IMPORT = re.compile(rf"^[ \t]*(?:from ({_KERNELS}[\w.]*) import (\([^)]*\)|.*)|import ({_KERNELS}[\w.]*))", re.M)
-
-
-class Activity:
-    """What this process has had to do for its kernels.
-
-    Attributes
-    ----------
-    compiled, loaded : int
-        Functions that were not in the folder, and those that were.
-    seconds : float
-        Time that loading took.
-    """
-
-    def __init__(self) -> None:
-        self.compiled = 0
-        self.loaded = 0
-        self.seconds = 0.0
-        self._warned = False
-
-    def compiles(self) -> None:
-        """Count a function that is not in the folder; at the first, say on stderr that it takes a while."""
-        self.compiled += 1
-        if self.compiled == 1 and not os.environ.get("TINYGRAD_BN_QUIET"):
-            place = f"once; they are kept in {cache_root()}" if writable() else "in this process"
-            print(f"{PACKAGE}: compiling kernels for this processor, {place}", file=sys.stderr)
-
-    def is_not_kept(self, error: OSError) -> None:
-        """Warn, once, that what was compiled could not be written."""
-        if not self._warned:
-            self._warned = True
-            warnings.warn(
-                f"{PACKAGE}: compiled kernels cannot be kept in {cache_root()}: {error.strerror or error}. "
-                "Every process compiles its own.\nHint: set TINYGRAD_BN_CACHE to a folder that can be written.",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-
-
-activity = Activity()
-
-
-def cache_root() -> Path:
-    """Return the folder of compiled kernels; made when something is written to it."""
-    chosen = os.environ.get("TINYGRAD_BN_CACHE")
-    if chosen:
-        return Path(chosen)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path(os.path.expanduser("~")) / ".cache") / PACKAGE
-
-
-def writable() -> bool:
-    """Whether files can be made in the folder."""
-    try:
-        _make(cache_root())
-        with tempfile.TemporaryFile(dir=cache_root()):
-            return True
-    except OSError:
-        return False
-
-
-def _make(folder: Path) -> None:
-    if not folder.is_absolute() and folder.parts[:1] == ("~",):
-        raise OSError(2, "there is no home folder")
-    folder.mkdir(parents=True, exist_ok=True)
-
-
-def _write(path: Path, content: bytes) -> bool:
-    """Put a file in its place at once: another process finds all of it, or nothing. False if it cannot be written."""
-    part = None
-    try:
-        _make(path.parent)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-            part = file.name
-            file.write(content)
-        os.replace(part, path)
-    except OSError as error:
-        if part is not None:
-            with suppress(OSError):
-                os.unlink(part)
-        activity.is_not_kept(error)
-        return False
-    return True
-
-
-# ------------------------------------------------------------------------------------------------- what a kernel needs
 
 
 @cache
@@ -222,7 +133,7 @@ class KernelCache(_Cache):
         return result
 
     def save_overload(self, signature: Any, data: Any) -> None:
-        _write(self._path(signature, data.codegen), packed(data))
+        write(self._path(signature, data.codegen), packed(data))
 
 
 def packed(result: Any) -> bytes:
@@ -284,7 +195,7 @@ def generated(name: str, source: str) -> ModuleType:
     if module_name in sys.modules:
         return sys.modules[module_name]
     path = cache_root() / "generated" / f"{name}_{digest}.py"
-    if _reads(path) == source or _write(path, source.encode()):
+    if _reads(path) == source or write(path, source.encode()):
         return _load(module_name, path)
     module = sys.modules[module_name] = ModuleType(module_name)
     module.__file__ = f"<{module_name}>"

@@ -5,10 +5,15 @@ hands the array on, and gives it back at the end: 40 ns an array, and more insid
 nothing, and the tuple of its arguments outlives the call: so here a wrapper reads the fields of each array and leaves
 its record's place empty, which Numba takes for memory that wants no counting. Types are as safe as before: Numba's
 dispatcher has matched every argument with the type that the wrapper was made for.
+
+A list of calls that is run as a whole (``team.py``) comes in by a second door, that takes a call's arguments from words
+in memory: an array is where its elements are, how many there are, its extents and its strides; a number is itself.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import count
 from typing import Any
 
 from llvmlite import ir
@@ -78,16 +83,50 @@ class Entry(PyCallWrapper):
         size = ir.Constant(_WORD, 1)
         for extent in extents:
             size = builder.mul(size, extent)
-        array = self.context.make_array(kind)(self.context, builder)
-        array.meminfo, array.parent = (ir.Constant(place.type, None) for place in (array.meminfo, array.parent))
-        array.data = _field(builder, given, _DATA, array.data.type)
-        array.nitems, array.itemsize = size, ir.Constant(_WORD, self._itemsize(kind))
-        array.shape, array.strides = (pack_array(builder, words, ty=_WORD) for words in (extents, strides))
-        return array._getvalue()
+        data = _field(builder, given, _DATA, _BYTE.as_pointer())
+        return _array(self.context, builder, kind, data, size, extents, strides)
 
-    def _itemsize(self, kind: Any) -> int:
-        size: int = self.context.get_abi_sizeof(self.context.get_data_type(kind.dtype))
-        return size
+
+def _array(context: Any, builder: Any, kind: Any, data: Any, size: Any, extents: Any, strides: Any) -> Any:
+    """An array as compiled code sees it, of memory that is not counted."""
+    array = context.make_array(kind)(context, builder)
+    array.meminfo, array.parent = (ir.Constant(place.type, None) for place in (array.meminfo, array.parent))
+    itemsize = context.get_abi_sizeof(context.get_data_type(kind.dtype))
+    array.data, array.nitems, array.itemsize = (
+        builder.bitcast(data, array.data.type),
+        size,
+        ir.Constant(_WORD, itemsize),
+    )
+    array.shape, array.strides = (pack_array(builder, words, ty=_WORD) for words in (extents, strides))
+    return array._getvalue()
+
+
+def listed_name(descriptor: Any) -> str:
+    """Return the name of a kernel's door for lists of calls."""
+    return f"listed.{descriptor.llvm_func_name}"
+
+
+def _add_listed(context: Any, module: Any, function: Any, descriptor: Any) -> None:
+    """Add the door for lists of calls: it takes the address of a call's words, and returns Numba's status."""
+    door = ir.Function(module, ir.FunctionType(ir.IntType(32), [_WORD.as_pointer()]), listed_name(descriptor))
+    builder = ir.IRBuilder(door.append_basic_block())
+    at = count()
+    arguments = [_listed(context, builder, door.args[0], at, kind) for kind in descriptor.argtypes]
+    status, _ = context.call_conv.call_function(
+        builder, function, descriptor.restype, descriptor.argtypes, arguments, attrs=("noinline",)
+    )
+    builder.ret(status.code)
+
+
+def _listed(context: Any, builder: Any, words: Any, at: Iterator[int], kind: Any) -> Any:
+    """The argument whose words are the next."""
+    if isinstance(kind, types.Array):
+        numbers = [_field(builder, words, 8 * next(at), _WORD) for _ in range(2 + 2 * kind.ndim)]
+        data = builder.inttoptr(numbers[0], _BYTE.as_pointer())
+        return _array(context, builder, kind, data, numbers[1], numbers[2 : 2 + kind.ndim], numbers[2 + kind.ndim :])
+    model = context.data_model_manager[kind]
+    places = [next(at) for _ in range(-(-context.get_abi_sizeof(model.get_data_type()) // 8))]
+    return model.from_data(builder, _field(builder, words, 8 * places[0], model.get_data_type()))
 
 
 class _Lower(Lower):
@@ -100,6 +139,7 @@ class _Lower(Lower):
         signature = context.call_conv.get_function_type(descriptor.restype, descriptor.argtypes)
         function = ir.Function(module, signature, descriptor.llvm_func_name)
         Entry(context, module, function, descriptor, self.env, self.call_helper, release_gil).build()
+        _add_listed(context, module, function, descriptor)
         self.library.add_ir_module(module)
 
 

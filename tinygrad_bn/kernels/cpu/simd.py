@@ -1,5 +1,5 @@
 """A vector type for Numba kernels: as wide as the processor's registers, with operators. Only this file, ``vector.py``,
-``choices.py``, ``shuffles.py`` and ``streams.py`` know LLVM, and ``_entry.py``, which is around the kernels.
+``choices.py``, ``shuffles.py`` and ``streams.py`` know LLVM, and what is around kernels: ``_entry.py`` and its like.
 
     v = load(a, i)                lanes(a) elements of the array from the i-th on, in C order
     v = load_first(a, i, n)       the first n of them, zeros in the other lanes; nothing behind them is read

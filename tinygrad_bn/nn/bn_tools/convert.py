@@ -207,7 +207,7 @@ def _carry(old: Any, new: Any) -> None:
         for name in ("update_stats", "use_batch_stats", "before_freeze"):
             if name in old.__dict__:
                 setattr(new, name, old.__dict__[name])
-        new._skipped[()] = old._skipped
+        new._skipped.set(int(old._skipped))
         if second_of(old) is not None and second_of(new) is not None:
             names += ["running_mean", "num_batches_tracked"]
             _carry_spread(old, new)

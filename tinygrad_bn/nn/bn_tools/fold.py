@@ -29,6 +29,7 @@ AHEAD: dict[type[Any], int] = {Linear: 2, Conv1d: 3, ConvTranspose1d: 3, Conv2d:
 """What a batch norm is folded into, and how many axes a batch of its results has."""
 NORMS = (BatchNorm1d, BatchNorm2d, BatchNorm3d, BatchNormAct2d, SyncBatchNorm)
 TOLERANCE = 1e-3  # of the largest output: folding changes it by a few ulp
+LOW = 0.05  # the same of low precision
 SIDE = 32  # of the pictures, and the length of the sequences, of an example that is made up
 
 
@@ -168,7 +169,7 @@ class _Trace:
         with no_grad():
             for before, after in zip(self.outputs, _tensors(folded(*self.args)), strict=True):
                 scale, change = _largest(before), _largest(ops.sub(after, before.detach()))
-                if change > TOLERANCE * scale:
+                if change > (LOW if before.dtype.low else TOLERANCE) * scale:
                     text = f"fold_bn: an output would change by {change:.2g}, where the largest is {scale:.2g}."
                     hint = "a layer's result is used off the tape too, or the model draws random numbers"
                     raise ArgumentError(f"{text}\nHint: {hint}.")

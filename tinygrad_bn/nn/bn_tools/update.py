@@ -123,7 +123,7 @@ class Watched:
 
     def write(self, layer: Any) -> None:
         """Put what was seen into a layer's buffers."""
-        layer._skipped[()] += self.skipped
+        layer._skipped.set(int(layer._skipped) + self.skipped)
         moments = self.moments
         if isinstance(layer, SyncBatchNorm):
             moments = layer.together(moments)
@@ -158,7 +158,7 @@ class WatchedSteps:
     def write(self, layer: Any) -> None:
         """Put what was seen into a layer's buffers."""
         for time, step in self.steps.items():
-            layer._skipped[()] += step.skipped
+            layer._skipped.set(int(layer._skipped) + step.skipped)
             if step.moments is None:
                 continue
             with no_grad():

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import numpy as np
-
 from tinygrad_bn import ops
 from tinygrad_bn.core.dtype import int64
+from tinygrad_bn.core.mixed import mixed
+from tinygrad_bn.core.tally import Tally
 from tinygrad_bn.core.tensor import Tensor
 from tinygrad_bn.errors import ArgumentError, ShapeError, expected, wrong
 from tinygrad_bn.functional._channelwise import checked_input, scaled
@@ -51,7 +51,7 @@ class RunningNorm(Affine):
         self.track_running_stats = track_running_stats
         self.update_stats = True
         self.use_batch_stats: bool | None = None
-        self._skipped = np.zeros((), np.int64)
+        self._skipped = Tally()
         size = (num_features,)
         self._register(size, affine, affine, device, dtype)
         for name, shape in (("running_mean", size), (self.second, second or size)):
@@ -84,7 +84,7 @@ class RunningNorm(Affine):
 
     def reset_running_stats(self) -> None:
         """Put the running statistics back to where they start."""
-        self._skipped[()] = 0
+        self._skipped.set(0)
         if self.running_mean is not None and self.num_batches_tracked is not None:
             init.zeros_(self.running_mean)
             init.ones_(self._second)
@@ -95,6 +95,7 @@ class RunningNorm(Affine):
         self.reset_running_stats()
         super().reset_parameters()
 
+    @mixed("first")
     def forward(self, input: Tensor) -> Tensor:
         """Return the normalised input, of its shape; an empty one leaves the running statistics as they are.
 

@@ -13,10 +13,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-
 from tinygrad_bn import ops
 from tinygrad_bn.core.dtype import int64
+from tinygrad_bn.core.mixed import mixed
+from tinygrad_bn.core.tally import Tally
 from tinygrad_bn.core.tensor import Tensor
 from tinygrad_bn.errors import ArgumentError, DTypeError, ShapeError, expected, wrong
 from tinygrad_bn.functional._channelwise import checked_input, scaled
@@ -90,7 +90,7 @@ class SeparatedBatchNorm1d(Affine):
         self.track_running_stats = True
         self.update_stats = True
         self.use_batch_stats: bool | None = None
-        self._skipped = np.zeros((), np.int64)
+        self._skipped = Tally()
         self._register((num_features,), True, bias, device, dtype)
         for name in ("running_mean", "running_var"):
             self.register_buffer(name, ops.empty((max_length, num_features), dtype=dtype, device=device))
@@ -104,7 +104,7 @@ class SeparatedBatchNorm1d(Affine):
 
     def reset_running_stats(self) -> None:
         """Put the running statistics of all time steps back to mean 0, variance 1, no batches."""
-        self._skipped[()] = 0
+        self._skipped.set(0)
         init.zeros_(self.running_mean)
         init.ones_(self.running_var)
         init.zeros_(self.num_batches_tracked)
@@ -116,6 +116,7 @@ class SeparatedBatchNorm1d(Affine):
         if self.weight is not None:
             init.constant_(self.weight, 0.1)
 
+    @mixed("first")
     def forward(self, input: Tensor, time: int) -> Tensor:
         """Return the input at a time step, counted from 0, normalised.
 
