@@ -42,10 +42,12 @@ class NetworkStep(Case):
     """
 
     tolerance = 1e-4
+    device = "cpu"
+    picture = PICTURE
 
     def __init__(self, name: str, network: Chain, ours: Callable[[Any], Any], batch: int, steps: int) -> None:
-        first = network.layers[0].size(PICTURE)[1]  # no gradient of the pictures
-        super().__init__(f"{name}/step", 2 * batch * (3 * network.size(PICTURE)[1] - first))
+        first = network.layers[0].size(self.picture)[1]  # no gradient of the pictures
+        super().__init__(f"{name}/step", 2 * batch * (3 * network.size(self.picture)[1] - first))
         self.network = network
         self.ours = ours
         self.batch = batch
@@ -53,7 +55,7 @@ class NetworkStep(Case):
 
     def inputs(self, rng: np.random.Generator) -> Inputs:
         named: Inputs = {f"p{i}": array for i, array in enumerate(self.network.start(rng))}
-        named["x"] = normal(rng, self.steps, self.batch, *PICTURE)
+        named["x"] = normal(rng, self.steps, self.batch, *self.picture)
         return named | {"classes": rng.integers(0, CLASSES, (self.steps, self.batch))}
 
     def reference(self, inputs: Inputs) -> Answer:
@@ -80,7 +82,7 @@ class NetworkStep(Case):
         """The step in PyTorch's names, ours as well as theirs; ``network`` is the model or what was compiled of it."""
         with module.no_grad():
             for parameter, array in zip(model.parameters(), _parameters(inputs), strict=True):
-                parameter.copy_(module.from_numpy(array))
+                parameter.copy_(module.from_numpy(array).to(self.device))
         optimiser = module.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM, **options)
         given, cross_entropy = cycle(batches), module.nn.functional.cross_entropy
 

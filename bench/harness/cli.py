@@ -68,6 +68,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--malloc", choices=list(MALLOCS), default=None, help="of the peers; default: both, when verifying default"
     )
+    p.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where tensors live; default: cpu")
+    p.add_argument(
+        "--suite", choices=("cpu", "gpu"), default=None, help="gpu: on a GPU, its tests and compute-sanitizer first"
+    )
     p.add_argument("--verify-only", action="store_true", help="check every answer, time nothing, write nothing")
     p.add_argument(
         "--out", type=Path, default=ROOT / "bench" / "results", metavar="DIR", help="for latest.json and latest.md"
@@ -120,6 +124,10 @@ def _verify(arguments: argparse.Namespace, cases: Sequence[Case]) -> list[Entry]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmarks; return 0 if all answers were right, 1 if not, 2 if no case was selected."""
     arguments = parser().parse_args(argv)
+    if "gpu" in (arguments.suite, {"cuda": "gpu"}.get(arguments.device)):
+        from bench.harness import gpu
+
+        return gpu.main(arguments)
     available = discover(arguments.cases)
     cases = select(available, arguments.filter)
     if not cases:

@@ -5,6 +5,7 @@ Nothing here imports a framework before it is asked to: the parent process stays
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -13,6 +14,13 @@ from typing import Any
 import numpy as np
 
 OURS = "tinygrad_bn"
+DEVICE = "TINYGRAD_BN_BENCH_DEVICE"
+"""The environment variable that tells workers where tensors live: ``cpu``, where it is not set."""
+
+
+def device() -> str:
+    """Return where this process has its tensors."""
+    return os.environ.get(DEVICE, "cpu")
 
 
 def _same(result: Any) -> None:
@@ -32,15 +40,39 @@ def _describe_ours() -> dict[str, Any]:
     return {"version": tb.__version__, "threads": tb.get_num_threads(), "layer": pool.layer}
 
 
+def _wait_ours(result: Any) -> None:
+    """Kernels of a GPU are launched and not waited for."""
+    if device() == "cuda":
+        from tinygrad_bn.core.device import as_device
+
+        as_device("cuda").synchronize()
+
+
 def _prepare_torch(threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
+    if device() == "cuda":  # products of float32 are of float32, as ours are
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.benchmark = True
+
+
+def _wait_torch(result: Any) -> None:
+    if device() == "cuda":
+        import torch
+
+        torch.cuda.synchronize()
 
 
 def _describe_torch() -> dict[str, Any]:
     import torch
 
+    if device() == "cuda":
+        return {
+            "device": torch.cuda.get_device_name(),
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
+        }
     return {"threads": torch.get_num_threads(), "mkldnn": torch.backends.mkldnn.is_available()}
 
 
@@ -64,7 +96,10 @@ def _wait_jax(result: Any) -> None:
 
 
 def _detached(tensor: Any) -> np.ndarray[Any, Any]:
-    return np.array(tensor.detach().numpy())
+    tensor = tensor.detach()
+    if device() == "cuda":
+        tensor = tensor.float().cpu()
+    return np.array(tensor.numpy())
 
 
 @dataclass(frozen=True)
@@ -101,13 +136,13 @@ class Contender:
 
 
 def _torch(name: str) -> Contender:
-    return Contender(name, "torch", _prepare_torch, _describe_torch)
+    return Contender(name, "torch", _prepare_torch, _describe_torch, wait=_wait_torch)
 
 
 CONTENDERS = {
     c.name: c
     for c in (
-        Contender(OURS, OURS, _prepare_ours, _describe_ours),
+        Contender(OURS, OURS, _prepare_ours, _describe_ours, wait=_wait_ours),
         _torch("torch"),
         _torch("torch_channels_last"),
         _torch("torch_fused"),

@@ -51,7 +51,7 @@ class Worker:
 
     def answer(self, to: str) -> None:
         case, step = self._prepared()
-        rows = [[self.contender.to_numpy(t) for t in step()] for _ in range(case.steps)]
+        rows = [[self.contender.to_numpy(t) for t in case.picked(step())] for _ in range(case.steps)]
         columns = [np.stack(column) for column in zip(*rows, strict=True)] if case.steps > 1 else rows[0]
         np.savez(to, *columns)
 
