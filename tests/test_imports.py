@@ -190,6 +190,7 @@ for module in sys.argv[1:]:
         "tinygrad_bn.kernels.cuda",
         "tinygrad_bn.core.cuda_",
         "tinygrad_bn.core.exchange",
+        "tinygrad_bn.replay.gpu_memory",
     )  # need a GPU, or the simulator
     modules = sorted(m for m in FILES if not m.endswith("__main__") and not m.startswith(elsewhere))
     found = subprocess.run([sys.executable, "-c", code, *modules], capture_output=True, text=True, timeout=300)
