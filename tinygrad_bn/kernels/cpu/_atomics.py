@@ -127,3 +127,11 @@ if ENABLED:
             return ir.Constant(_WORD, 0)
 
         return _words(6, emit)
+
+else:
+
+    def _absent(*words: int) -> int:
+        raise RuntimeError("kernels are plain Python here (NUMBA_DISABLE_JIT): there is no team of threads")
+
+    team_address = running_thread = load_word = store_word = exchange_word = _absent
+    pause = give_way = sleep = call_listed = call_part = _absent
