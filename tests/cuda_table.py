@@ -70,7 +70,6 @@ FLOAT64: dict[str, str] = {
     "reduction._sum": "partial sums are added",
     "reduction._sum_shares": "partial sums are added",
     "copying._linspace": "first and step are float64, elements are rounded once",
-    "pooling._avg_pool": "the sums of a large window's parts are added",
     "random._uniform": "bounds that float32 has not: the processor's bits",
     "copying._arange": "first and step are float64, elements are rounded once",
 }
@@ -152,7 +151,7 @@ def _numbers(pattern: str, text: str) -> list[int]:
 
 def jobs(combinations: Iterable[dry_gpu.Combination], everything: bool) -> list[tuple[dry_gpu.Combination, Capability]]:
     """What is compiled: for compute capability 9.0 the first forms of each kernel, one of float64 among them; the first
-    of all for two of the others in turn. Elementwise kernels are written from one text: of them, less."""
+    of all for the others. Elementwise kernels are written from one text: of them, fewer forms."""
     found: list[tuple[dry_gpu.Combination, Capability]] = []
     taken: Counter[tuple[str, bool]] = Counter()
     for c in combinations:
@@ -165,8 +164,7 @@ def jobs(combinations: Iterable[dry_gpu.Combination], everything: bool) -> list[
         elif taken[key, wide] <= (1 if wide else 2 if alike else FORMS):
             found.append((c, MAIN))
             if not wide and taken[key, wide] == 1:
-                turn = len(taken) % len(OTHERS)
-                found += [(c, (OTHERS + OTHERS)[turn + i]) for i in range(1 if alike else 2)]
+                found += [(c, capability) for capability in OTHERS]
     return found
 
 
