@@ -111,9 +111,11 @@ def test_sums_of_squares_and_scaling(dtype: str, shift: int) -> None:
 def test_tables_without_rows() -> None:
     gpu = as_device("cuda")
     table, like = gpu.array(np.zeros((0, 5), np.int64)), np.empty(0, np.float32)
-    gpu.kernels.sgd.serial(table, like, gpu.array(np.zeros(7)))
+    hyper = gpu.array(np.arange(7.0))
+    gpu.kernels.sgd.serial(table, like, hyper)
     gpu.kernels.scale.serial(table[:, :2], like, gpu.array(np.ones(1)))
     gpu.kernels.square_sums.serial(table[:, :2], like, gpu.array(np.zeros(0)))
+    assert gpu.to_host(hyper).tolist() == [0, 1, 2, 3, 4, 5, 6]
 
 
 def test_the_norm_of_long_gradients_is_added_up_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
